@@ -1,0 +1,1 @@
+"""The repository: format, kernel, storage, index and everything that keeps them."""

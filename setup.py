@@ -1,0 +1,16 @@
+"""The C extension; everything else about the package stands in pyproject.toml.
+
+(setuptools can take extensions from there too, but calls that experimental at each installation.)
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "repo.kernel._chunker",
+            ["repo/kernel/native/chunker.c"],
+            extra_compile_args=["-O3", "-Wall", "-Wextra"],
+        )
+    ]
+)
