@@ -1,0 +1,164 @@
+"""A manifest: the sealed record of one backup point.
+
+The file is a plain head (whose it is, how its key is derived), the sealed manifest and an
+xxh3-64 of both, so that damage is seen without a key (FORMAT.md, Point).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any, NamedTuple
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from repo.errors import Damaged
+from repo.format import limits
+from repo.format.frame import SEAL_BYTES
+from repo.format.magic import FORMAT_VERSION, POINT_MAGIC
+from repo.format.node import UNPARSABLE, Entry
+from repo.types import CHUNK_ID_BYTES, PointId, RepositoryId
+
+_HEAD = Struct("<8sH6x16s16s32s32s")
+assert _HEAD.size == 112  # FORMAT.md, Point head
+_CHECKSUM = Struct("<Q")
+HEAD_BYTES = _HEAD.size
+_NEXT = "run `repo verify`"
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What a job did for one source: counts, and bytes read, new and stored."""
+
+    files: int = 0
+    directories: int = 0
+    files_reused: int = 0
+    bytes_source: int = 0
+    bytes_read: int = 0
+    bytes_new: int = 0
+    bytes_stored: int = 0
+    seconds: float = 0.0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The frozen view that was read: its provider, the provider's own identity of it, and the
+    consistency reached (`crash`, `fs`, `app`, or `none` for a live tree).
+    """
+
+    provider: str = "directory"
+    identity: dict[str, str] = {}
+    consistency: str = "none"
+
+
+class Problem(msgspec.Struct, array_like=True, frozen=True):
+    """A file (path from the root of the source) that is not in the point as it should be.
+
+    `step` is what failed (list, open, read, ...); `errno` is 0 when no system call failed.
+    """
+
+    path: bytes
+    step: str
+    errno: int = 0
+    detail: str = ""
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A backup point. Times are nanoseconds since 1970 (UTC).
+
+    `created_ns` is the client's start of reading, `received_ns` the time at which the repository
+    took the point (retention counts with it). `root` is the root directory as an entry: its
+    node, metadata and totals; its name is empty. `problems` are chunk ids of packed problem
+    lists. `users` and `groups` name the numbers met, as text. `has_xattrs`: whether any entry has
+    extended attributes; a mount of points without may tell the kernel not to ask.
+    """
+
+    id: bytes
+    source_id: str
+    source_path: str
+    host: str
+    created_ns: int
+    received_ns: int
+    root: Entry
+    statistics: Statistics = Statistics()
+    snapshot: Snapshot = Snapshot()
+    problems_total: int = 0
+    problems: tuple[bytes, ...] = ()
+    tags: tuple[str, ...] = ()
+    users: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    exclusions: bytes = b""
+    has_xattrs: bool = True
+    made_by: str = ""
+    verdict: str = "FULL"
+    change_source: str = "none"
+
+    def pack(self) -> bytes:
+        """The plain manifest, before it is sealed."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str) -> Point:
+        """The point in a plain manifest. Raises Damaged."""
+        try:
+            point: Point = _decoder.decode(data)
+        except UNPARSABLE as error:
+            raise Damaged(
+                f"a manifest does not parse: {error}", where=where, next_step=_NEXT
+            ) from error
+        if len(point.id) != 16 or any(len(i) != CHUNK_ID_BYTES for i in point.problems):
+            raise Damaged("a manifest is damaged", where=where, next_step=_NEXT)
+        if point.root.name or not point.root.node:
+            raise Damaged("a manifest has no root", where=where, next_step=_NEXT)
+        return point
+
+
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Point)
+_problems_decoder = msgspec.msgpack.Decoder(list[Problem])
+
+
+def pack_problems(problems: list[Problem]) -> bytes:
+    """A list of problems as one chunk."""
+    return msgspec.msgpack.encode(problems)
+
+
+def parse_problems(data: bytes, *, where: str) -> list[Problem]:
+    """The problems in a chunk. Raises Damaged."""
+    try:
+        return _problems_decoder.decode(data)
+    except UNPARSABLE as error:
+        raise Damaged(
+            f"a problem list does not parse: {error}", where=where, next_step=_NEXT
+        ) from error
+
+
+class PointFile(NamedTuple):
+    """A point's file: `sealed` is the manifest, sealed with the key that `salt` gives."""
+
+    repository_id: RepositoryId
+    point_id: PointId
+    salt: bytes
+    commitment: bytes
+    sealed: bytes
+
+    def pack(self) -> bytes:
+        """The whole file."""
+        head = _HEAD.pack(POINT_MAGIC, FORMAT_VERSION, *self[:4])
+        body = head + self.sealed
+        return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str) -> PointFile:
+        """The parts of a point's file; Damaged when its checksum is wrong."""
+        least = HEAD_BYTES + SEAL_BYTES + _CHECKSUM.size
+        limits.check(
+            "manifest length", len(data), limits.MANIFEST_BYTES_MAX, least=least, where=where
+        )
+        body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
+        magic, version, *rest = _HEAD.unpack_from(data)
+        if magic != POINT_MAGIC or checksum != xxh3_64_intdigest(body):
+            raise Damaged("a point's file is damaged", where=where, next_step=_NEXT)
+        if version != FORMAT_VERSION:
+            raise Damaged(
+                f"a point has format {version}", where=where, next_step="use a newer repo"
+            )
+        repository_id, point_id, salt, commitment = rest
+        return cls(repository_id, point_id, salt, commitment, body[HEAD_BYTES:])
