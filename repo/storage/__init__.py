@@ -1,0 +1,1 @@
+"""Storage: the repository's own files, written durably and read exactly."""

@@ -1,0 +1,259 @@
+"""A folder: the files of one repository, by their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from repo.errors import Damaged, NotARepository, UsageError
+from repo.format import layout, limits
+from repo.storage.abandoned import AbandonedSegment
+from repo.storage.durable import (
+    fsync_directory,
+    make_directory,
+    read_all,
+    repository_io,
+    sweep_temporaries,
+    write_new,
+)
+from repo.types import KIB, PointId, SegmentId
+
+HEADER_BYTES_MAX: Final = 64 * KIB
+KEY_BYTES_MAX: Final = 64 * KIB
+"""What is read of these at most, whatever the length of the file."""
+
+_OURS: Final = frozenset((layout.HEADER, layout.INDEX, *layout.DIRECTORIES))
+
+
+class Folder:
+    """The repository's files. Holds no descriptor; every OSError becomes RepositoryFailed."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Folder:
+        """Makes the directories of a new repository, durably; the header is written last, by
+        `write_header`, and makes it one.
+
+        A folder left by an interrupted creation (no header, no segment, no point) is taken over
+        and its key slots, which belong to a root key nobody has, are removed. Raises UsageError
+        when the folder holds a repository or anything else.
+        """
+        folder = cls(path)
+        with repository_io("cannot make the repository", path):
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(folder.path)
+            folder._refuse_strangers()
+            for name in layout.DIRECTORIES:
+                make_directory(folder.path / name)
+            for name in os.listdir(folder.path / layout.KEYS):
+                os.unlink(folder.path / layout.KEYS / name)
+            fsync_directory(folder.path)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Folder:
+        """The folder of an existing repository. Raises NotARepository when there is no header."""
+        folder = cls(path)
+        with repository_io("cannot open the repository", path):
+            try:
+                os.stat(folder.path / layout.HEADER)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise NotARepository(
+                    "there is no repository here",
+                    where=str(path),
+                    next_step="check --repository, or make one with `repo init`",
+                ) from error
+        return folder
+
+    def _refuse_strangers(self) -> None:
+        names = set(os.listdir(self.path))
+        if layout.HEADER in names:
+            raise UsageError(
+                "there is a repository here already",
+                where=str(self.path),
+                next_step="use it as it is, or choose another folder",
+            )
+        foreign = {name for name in names - _OURS if not layout.is_temporary(name)}
+        if foreign or any(self.segments()) or any(self.points()):
+            raise UsageError(
+                "the folder is not empty",
+                where=str(self.path),
+                next_step="choose a new or empty folder for the repository",
+            )
+
+    # Header and key slots
+
+    def read_header(self) -> bytes:
+        """The header file."""
+        return self._read(layout.HEADER, HEADER_BYTES_MAX, "cannot read the header")
+
+    def write_header(self, data: bytes) -> None:
+        """Writes the header, once: from now on the folder is a repository."""
+        write_new(self.path, layout.HEADER, data)
+
+    def keys(self) -> list[str]:
+        """The names of the key slots, sorted."""
+        with repository_io("cannot list the key slots", self.path / layout.KEYS):
+            return sorted(filter(layout.is_slot_name, os.listdir(self.path / layout.KEYS)))
+
+    def read_key(self, name: str) -> bytes:
+        """The wrapped root key of one slot. Raises UsageError when there is no such slot."""
+        self._check_slot(name)
+        try:
+            os.stat(self.path / layout.key_path(name))
+        except FileNotFoundError as error:
+            raise self._no_slot(name) from error
+        return self._read(layout.key_path(name), KEY_BYTES_MAX, "cannot read a key slot")
+
+    def write_key(self, name: str, data: bytes) -> None:
+        """Adds a key slot, durably. Raises RepositoryFailed when the name is taken."""
+        self._check_slot(name)
+        write_new(self.path / layout.KEYS, name, data)
+
+    def remove_key(self, name: str) -> None:
+        """Removes a key slot, durably. Raises UsageError when there is no such slot."""
+        self._check_slot(name)
+        with repository_io("cannot remove a key slot", self.path / layout.key_path(name)):
+            try:
+                os.unlink(self.path / layout.key_path(name))
+            except FileNotFoundError as error:
+                raise self._no_slot(name) from error
+            fsync_directory(self.path / layout.KEYS)
+
+    @staticmethod
+    def _check_slot(name: str) -> None:
+        if not layout.is_slot_name(name):
+            raise UsageError(
+                "a key slot cannot have this name",
+                where=name,
+                next_step="use up to 64 letters, digits and _ . @ -",
+            )
+
+    @staticmethod
+    def _no_slot(name: str) -> UsageError:
+        return UsageError(
+            "there is no such key slot", where=name, next_step="list them with `repo key list`"
+        )
+
+    # Segments
+
+    def segments(self) -> Iterator[tuple[SegmentId, bool]]:
+        """All segments as (id, still open), sorted by id within each directory.
+
+        A segment that is closed meanwhile is listed once, with either state; one that is there
+        throughout is never missed.
+        """
+        top = self.path / layout.SEGMENTS
+        with repository_io("cannot list the segments", top):
+            if not top.is_dir():
+                return
+            shards = sorted(filter(layout.is_shard, os.listdir(top)))
+        for shard in shards:
+            yield from sorted(self._shard(top / shard).items())
+
+    @staticmethod
+    def _shard(path: Path) -> dict[SegmentId, bool]:
+        # A rename during a listing may hide the file from it; two listings that agree on the
+        # ids cannot both have missed one, as a segment is renamed only once.
+        before: dict[SegmentId, bool] | None = None
+        while True:
+            with repository_io("cannot list the segments", path):
+                parsed = list(filter(None, map(layout.parse_segment_name, os.listdir(path))))
+            found = {name.segment_id: True for name in parsed}
+            found.update({name.segment_id: False for name in parsed if not name.is_open})
+            if before is not None and before.keys() == found.keys():
+                return found
+            before = found
+
+    def segment_path(self, segment_id: SegmentId, open: bool = False) -> Path:  # noqa: A002 (says it at the call)
+        """The path of a segment's file, sealed or open."""
+        return self.path / layout.segment_path(segment_id, is_open=open)
+
+    def remove_segment(self, segment_id: SegmentId) -> None:
+        """Removes a sealed segment, durably; no error when it is gone already.
+
+        For garbage collection, after its removal from the index is durable and no lease is left
+        that is older than that.
+        """
+        path = self.segment_path(segment_id)
+        with repository_io("cannot remove a segment", path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                return
+            fsync_directory(path.parent)
+
+    def recoverable(self) -> Iterator[AbandonedSegment]:
+        """The open segments whose writer is dead, each locked until it is finished or closed.
+
+        Segments that somebody writes or recovers at this moment are left out. Close each one
+        before taking the next, or use it as a context manager.
+        """
+        for segment_id, is_open in self.segments():
+            if is_open:
+                abandoned = AbandonedSegment.take(
+                    segment_id,
+                    self.segment_path(segment_id, open=True),
+                    self.segment_path(segment_id),
+                )
+                if abandoned is not None:
+                    yield abandoned
+
+    # Points
+
+    def points(self) -> Iterator[PointId]:
+        """The ids of all points, sorted."""
+        top = self.path / layout.POINTS
+        with repository_io("cannot list the points", top):
+            names = sorted(os.listdir(top)) if top.is_dir() else []
+        for name in names:
+            point_id = layout.parse_id(name)
+            if point_id is not None:
+                yield PointId(point_id)
+
+    def read_point(self, point_id: PointId) -> bytes:
+        """A sealed manifest. Raises Damaged when it is missing."""
+        path = layout.point_path(point_id)
+        if not os.path.lexists(self.path / path):
+            raise Damaged(
+                "a point is missing",
+                where=str(self.path / path),
+                next_step="it may have been forgotten meanwhile: list them with `repo points`",
+            )
+        return self._read(path, limits.MANIFEST_BYTES_MAX, "cannot read a point")
+
+    def write_point(self, point_id: PointId, data: bytes) -> None:
+        """Publishes a point: when this returns, it is complete and durable."""
+        write_new(self.path / layout.POINTS, point_id.hex(), data)
+
+    def remove_point(self, point_id: PointId) -> None:
+        """Forgets a point, durably; no error when it is gone already."""
+        path = self.path / layout.point_path(point_id)
+        with repository_io("cannot remove a point", path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                return
+            fsync_directory(path.parent)
+
+    # Upkeep
+
+    def sweep(self) -> int:
+        """Removes the files in the making that dead processes left; returns how many."""
+        removed = 0
+        with repository_io("cannot remove leftovers of a dead process", self.path):
+            places = [self.path, *(self.path / name for name in layout.DIRECTORIES)]
+            top = self.path / layout.SEGMENTS
+            places += [top / shard for shard in os.listdir(top) if layout.is_shard(shard)]
+            for place in places:
+                removed += sweep_temporaries(place)
+        return removed
+
+    def _read(self, name: str, limit_bytes: int, what: str) -> bytes:
+        path = self.path / name
+        with repository_io(what, path):
+            return read_all(path, limit_bytes=limit_bytes)

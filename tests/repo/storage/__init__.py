@@ -1,0 +1,1 @@
+"""Tests of storage: the repository's own files, on real file systems."""
