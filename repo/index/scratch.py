@@ -1,0 +1,92 @@
+"""A scratch: a set of keys on disk for one piece of work, gone with the process.
+
+Walks over all trees must remember what they have seen; the ids of millions of nodes do not
+belong into a Python set. The file loses its name as soon as it is open, so that nothing is left
+of it whatever ends the process, and nothing of it is ever synced.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final, Self
+
+import lmdb
+
+from repo.format.layout import TEMPORARY_PREFIX
+from repo.index.failure import translated
+from repo.types import MIB
+
+MAP_BYTES_FIRST: Final = 16 * MIB
+HELD_MAX: Final = 4096
+"""Keys kept in memory before they go to the file together."""
+
+
+class Scratch:
+    """A set of keys of 1 to 500 bytes. Used by one thread; never across fork."""
+
+    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
+        """Made by `make`."""
+        self._path = path
+        self._environment = environment
+        self._held: set[bytes] = set()
+
+    @classmethod
+    def make(cls, folder: str | os.PathLike[str]) -> Self:
+        """An empty one, in a file without a name in `folder`, which is made when missing.
+
+        Raises RepositoryFailed.
+        """
+        path = Path(folder, TEMPORARY_PREFIX + secrets.token_hex(12))
+        with translated(path, "cannot make scratch space"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            environment = lmdb.open(
+                str(path),
+                subdir=False,
+                lock=False,
+                map_size=MAP_BYTES_FIRST,
+                mode=0o600,
+                sync=False,
+                metasync=False,
+                writemap=False,
+                readahead=False,
+                max_spare_txns=1,
+            )
+            path.unlink()
+        return cls(path, environment)
+
+    def add(self, key: bytes) -> None:
+        """Take a key into the set. Raises RepositoryFailed."""
+        self._held.add(key)
+        if len(self._held) >= HELD_MAX:
+            self._flush()
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a key was added. Raises RepositoryFailed."""
+        if key in self._held:
+            return True
+        with translated(self._path, "cannot read scratch space"), self._environment.begin() as txn:
+            return txn.get(key) is not None
+
+    def _flush(self) -> None:
+        rows = [(key, b"") for key in sorted(self._held)]
+        with translated(self._path, "cannot write scratch space"):
+            while True:
+                try:
+                    with self._environment.begin(write=True) as txn, txn.cursor() as cursor:
+                        cursor.putmulti(rows)
+                    break
+                except lmdb.MapFullError:
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+        self._held.clear()
+
+    def close(self) -> None:
+        """Drop the set; a second call does nothing."""
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

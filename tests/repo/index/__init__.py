@@ -1,0 +1,1 @@
+"""Tests of the index: real LMDB files, several processes, kills."""
