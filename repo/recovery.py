@@ -1,0 +1,240 @@
+"""A recovery: brings segments and index back together after a crash, or builds the index anew.
+
+Everything here may itself be killed at any moment: each step leaves a state from which the
+same steps lead on. The segments are the truth; the index follows them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from repo.errors import Damaged, RepositoryFailed
+from repo.format.segment import BLOCK_BYTES
+from repo.index.environment import Environment, IndexUnusable, Transaction
+from repo.index.places import Places
+from repo.keys import Keys
+from repo.multiplexer import frame_table, place_rows, sealed_footer
+from repo.scanner import Contents, reader_of, scan, walk
+from repo.storage.abandoned import AbandonedSegment
+from repo.storage.durable import fsync_directory, repository_io, try_lock
+from repo.storage.fetcher import Fetcher
+from repo.storage.folder import Folder
+from repo.types import SegmentId
+
+OnSegment = Callable[[int, int], None]
+"""Told after each segment: how many are done, and of how many."""
+
+
+class Recovered(NamedTuple):
+    """What a recovery found: segments closed, segments added to the index, and damage met."""
+
+    closed: int
+    added: int
+    damages: tuple[Damaged, ...]
+
+
+def close_abandoned(folder: Folder, keys: Keys) -> int:
+    """Give a footer to every open segment whose writer is dead; returns how many.
+
+    Frames are kept up to the first that does not verify: what lies behind was never durable.
+    A segment without a single frame is removed.
+    """
+    closed = 0
+    for segment in folder.recoverable():
+        with segment:
+            closed += _close(segment, keys)
+    return closed
+
+
+def _close(segment: AbandonedSegment, keys: Keys) -> bool:
+    try:
+        found = walk(segment.read, segment.size, keys, segment.segment_id)
+    except Damaged:
+        # No crash does that: the header is durable before the file has its name. What lies behind
+        # it may be relied on, so it stays as it is, for a verification to report.
+        return False
+    if not found.frames:
+        segment.remove()
+        return True
+    checksums = block_checksums(segment.read, found.end)
+    footer = sealed_footer(
+        keys, segment.segment_id, found.header_bytes, found.frames, found.end, checksums
+    )
+    segment.finish(found.end, footer)
+    return True
+
+
+def block_checksums(read: Callable[[int, int], bytes], end: int) -> list[int]:
+    """The xxh3-64 of each 64 KiB block of the first `end` bytes; the last may be shorter."""
+    return [
+        xxh3_64_intdigest(read(at, min(BLOCK_BYTES, end - at))) for at in range(0, end, BLOCK_BYTES)
+    ]
+
+
+def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered:
+    """Bring the index up to the closed segments in the folder.
+
+    Adds those that it does not have, or has as still open. Raises IndexUnusable when the index
+    relies on a segment that is not there: its places cannot be trusted then.
+    """
+    places = Places(environment)
+    on_disk = dict(folder.segments())
+    known = {row.segment_id: row.closed for row in places.segments()}
+    gone = known.keys() - on_disk.keys()
+    if gone:
+        # A segment may be renamed while the folder is listed: look again before believing it.
+        on_disk = dict(folder.segments())
+        gone = known.keys() - on_disk.keys()
+    if gone:
+        raise IndexUnusable(
+            f"the index names {len(gone)} segments that are not there",
+            where=f"segment {min(gone).hex()}",
+        )
+    missing = [i for i, is_open in on_disk.items() if not is_open and not known.get(i, False)]
+    fetcher = Fetcher(folder)
+    try:
+        damages = add_segments(places, environment, fetcher, keys, missing)
+    finally:
+        fetcher.close()
+    return Recovered(0, len(missing), damages)
+
+
+def add_segments(
+    places: Places,
+    environment: Environment,
+    fetcher: Fetcher,
+    keys: Keys,
+    segment_ids: Iterable[SegmentId],
+    on_segment: Callable[[], None] = lambda: None,
+) -> tuple[Damaged, ...]:
+    """Put closed segments into the index; a damaged footer is replaced by walking the frames.
+
+    Returns the damage met, a failed read among it: such a segment is in the index with what
+    verifies of it, or not at all, and then the next start tries it again.
+    """
+    damages: list[Damaged] = []
+    for segment_id in segment_ids:
+        found = _contents(fetcher, keys, segment_id, damages)
+        if found is not None:
+            _add(places, environment, segment_id, found)
+        on_segment()
+    return tuple(damages)
+
+
+def _contents(
+    fetcher: Fetcher, keys: Keys, segment_id: SegmentId, damages: list[Damaged]
+) -> Contents | None:
+    for look in (scan, walk):
+        try:
+            read, size = reader_of(fetcher, segment_id)
+            return look(read, size, keys, segment_id)
+        except Damaged as damage:
+            damages.append(damage)
+        except RepositoryFailed as failure:
+            where = f"segment {segment_id.hex()}"
+            damages.append(Damaged(failure.what, where=where, next_step=failure.next_step))
+    damages.pop()  # as the footer, so the frames: once is enough
+    return None
+
+
+def _add(places: Places, environment: Environment, segment_id: SegmentId, found: Contents) -> None:
+    table = frame_table(found.frames)
+
+    def add_row(txn: Transaction) -> int:
+        number = places.by_id(segment_id, txn)
+        if number is None:
+            number = places.add_segment(txn, segment_id, found.header.segment_class)
+        places.set_frames(txn, number, table, closed=False)
+        return number
+
+    number = environment.write(add_row)
+    places.store_places(place_rows(number, found.frames))
+    # Closed only now: a kill before this line makes the next start do it again.
+    environment.write(lambda txn: places.set_frames(txn, number, table, closed=True))
+
+
+def rebuild(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tuple[Damaged, ...]:
+    """Build the index at `path` anew from the segments, then put it in the place of the old one.
+
+    The old index stays until the new one is whole. Returns the damage met.
+    """
+    fresh, lock = _make_fresh(path)
+    try:
+        damages = _build(folder, keys, fresh, on_segment)
+        if damages:
+            folder.read_header()  # raises when it is not some segments that fail but all of it
+        _replace(path, fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # it may be what fills the disk
+        raise
+    finally:
+        os.close(lock)
+    return damages
+
+
+def _build(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tuple[Damaged, ...]:
+    environment = Environment.open(path, keys.repository_id, create=True)
+    fetcher = Fetcher(folder)
+    try:
+        segment_ids = [i for i, is_open in folder.segments() if not is_open]
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            on_segment(done, len(segment_ids))
+
+        damages = add_segments(Places(environment), environment, fetcher, keys, segment_ids, step)
+        environment.sync()
+    finally:
+        fetcher.close()
+        environment.close()
+    return damages
+
+
+def _make_fresh(path: Path) -> tuple[Path, int]:
+    """A folder for an index in the making, and the descriptor that holds its lock.
+
+    The lock tells it from what a killed rebuild left behind, which is removed here.
+    """
+    with repository_io("cannot make the new index", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{path.name}.new-*"):
+            with suppress(FileNotFoundError):
+                lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if try_lock(lock):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
+        while True:
+            fresh = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
+            fresh.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):  # another rebuild took it for a leftover
+                lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if try_lock(lock) and os.fstat(lock).st_nlink:
+                    return fresh, lock
+                os.close(lock)
+
+
+def _replace(path: Path, fresh: Path) -> None:
+    with repository_io("cannot put the new index in place", path):
+        while True:
+            with suppress(FileNotFoundError):
+                os.rename(path, path.with_name(f"{path.name}.old-{secrets.token_hex(4)}"))
+            try:
+                os.rename(fresh, path)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise  # else another rebuild was faster: ours is as good, and newer
+        fsync_directory(path.parent)
+        for leftover in path.parent.glob(f"{path.name}.old-*"):
+            shutil.rmtree(leftover, ignore_errors=True)

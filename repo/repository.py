@@ -1,0 +1,346 @@
+"""A repository: the door to everything below: keys, points, index, readers and writers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from repo import recovery, unlock
+from repo.errors import Damaged, UsageError
+from repo.format.header import Header
+from repo.format.keyslot import KdfCost, KeySlot
+from repo.format.manifest import Point
+from repo.index.environment import Environment, IndexUnusable
+from repo.index.location import index_folder
+from repo.index.places import Places
+from repo.index.probe import probe
+from repo.keys import Credential, Keys, derive, new_root
+from repo.points import read_point
+from repo.reader import CACHE_BYTES, Reader
+from repo.storage.fetcher import Fetcher
+from repo.storage.folder import Folder
+from repo.storage.lease import Lease
+from repo.tree import Tree
+from repo.types import PointId, RepositoryId, Secret
+from repo.writer import Writer
+
+Notice = Callable[[str], None]
+"""Told in words what is being done that the user did not ask for."""
+
+
+def _silent(_text: str) -> None:
+    """Drop a notice."""
+
+
+class Repository:
+    """An unlocked repository. A context manager: closes what it opened."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        header: Header,
+        root: Secret,
+        *,
+        index_dir: str | os.PathLike[str] | None,
+        on_notice: Notice,
+    ) -> None:
+        self.folder = folder
+        self.header = header
+        self.keys: Keys = derive(root, header.repository_id)
+        self._root = root
+        self._index_dir = index_dir
+        self._on_notice = on_notice
+        self._environment: Environment | None = None
+        self._fetcher: Fetcher | None = None
+        self._reader: Reader | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        credential: Credential,
+        *,
+        header: Header | None = None,
+        label: str = "",
+        cost: KdfCost = unlock.COST,
+        index_dir: str | os.PathLike[str] | None = None,
+        on_notice: Notice = _silent,
+    ) -> Self:
+        """Make a repository with one key slot. Raises UsageError when the folder is in use.
+
+        The header is written last: without it the folder is no repository yet.
+        """
+        if header is None:
+            repository_id = RepositoryId(secrets.token_bytes(16))
+            header = Header(repository_id=repository_id, created_ns=time.time_ns())
+        root = new_root()
+        slot = unlock.wrap(root, credential, header.repository_id, label=label, cost=cost)
+        folder = Folder.create(path)
+        folder.write_key(slot.slot_id.hex(), slot.pack())
+        header = derive(root, header.repository_id).sign_header(header)
+        folder.write_header(header.pack())
+        return cls(folder, header, root, index_dir=index_dir, on_notice=on_notice)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        credential: Credential,
+        *,
+        index_dir: str | os.PathLike[str] | None = None,
+        on_notice: Notice = _silent,
+    ) -> Self:
+        """Open and unlock a repository.
+
+        Raises NotARepository, WrongKey, Damaged (an altered header) or RepositoryFailed.
+        """
+        folder = Folder.open(path)
+        header = Header.parse(folder.read_header())
+        names = folder.keys()
+        slots = {name: folder.read_key(name) for name in names}
+        root = unlock.open_any(slots, credential, header.repository_id).root
+        repository = cls(folder, header, root, index_dir=index_dir, on_notice=on_notice)
+        repository.keys.check_header(header)
+        return repository
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close index and files. The repository is of no use afterwards."""
+        if self._fetcher is not None:
+            self._fetcher.close()
+            self._fetcher = None
+        if self._environment is not None:
+            self._environment.close()
+            self._environment = None
+        self._reader = None
+
+    @property
+    def path(self) -> Path:
+        """The repository's folder."""
+        return self.folder.path
+
+    # -- points -------------------------------------------------------------------------------
+
+    def points(self, on_damage: Callable[[Damaged], None] | None = None) -> list[Point]:
+        """All points, oldest first by the time at which the repository received them.
+
+        A damaged manifest is handed to `on_damage`; without one, Damaged is raised.
+        """
+        points: list[Point] = []
+        for point_id in self.folder.points():
+            try:
+                points.append(read_point(self.folder, self.keys, point_id))
+            except Damaged as damage:
+                if on_damage is None:
+                    raise
+                on_damage(damage)
+        points.sort(key=lambda point: (point.received_ns, point.id))
+        return points
+
+    def point(self, spec: str) -> Point:
+        """The point that a user means: an id prefix, `latest`, `latest:SOURCE` or `SOURCE@TIME`.
+
+        TIME is local ISO time, as precise as you like: the newest point of that source received
+        up to the end of that day, minute or second is meant.
+        Raises UsageError when none or several fit.
+        """
+        if spec and set(spec) <= set("0123456789abcdef"):
+            return self._point_by_prefix(spec)
+        points = self.points(on_damage=lambda damage: self._on_notice(str(damage)))
+        source, at, time_text = spec.rpartition("@")
+        if spec == "latest":
+            fitting = points
+        elif spec.startswith("latest:"):
+            fitting = [p for p in points if _names_source(p, spec.removeprefix("latest:"))]
+        elif at:
+            until = _until_ns(time_text)
+            fitting = [p for p in points if _names_source(p, source) and p.received_ns <= until]
+        else:
+            fitting = []
+        if not fitting:
+            raise UsageError(
+                "no such point", where=spec, next_step="`repo points` lists what there is"
+            )
+        return fitting[-1]
+
+    def _point_by_prefix(self, prefix: str) -> Point:
+        ids = [i for i in self.folder.points() if i.hex().startswith(prefix)]
+        if len(ids) != 1:
+            what = f"{len(ids)} points begin with this" if ids else "no such point"
+            next_step = "give more digits" if ids else "`repo points` lists what there is"
+            raise UsageError(what, where=prefix, next_step=next_step)
+        return read_point(self.folder, self.keys, PointId(ids[0]))
+
+    # -- key slots ----------------------------------------------------------------------------
+
+    def slots(self) -> list[KeySlot]:
+        """The key slots, oldest first. Damaged ones raise Damaged."""
+        slots = [
+            KeySlot.parse(self.folder.read_key(name), where=f"keys/{name}")
+            for name in self.folder.keys()  # noqa: SIM118 (not a mapping)
+        ]
+        return sorted(slots, key=lambda slot: slot.created_ns)
+
+    def add_slot(
+        self, credential: Credential, *, label: str = "", cost: KdfCost = unlock.COST
+    ) -> KeySlot:
+        """Let another password or key file open the repository."""
+        slot = unlock.wrap(
+            self._root, credential, self.header.repository_id, label=label, cost=cost
+        )
+        self.folder.write_key(slot.slot_id.hex(), slot.pack())
+        return slot
+
+    def remove_slot(self, prefix: str) -> str:
+        """Remove the key slot whose id begins so; returns its id. Never the last one."""
+        names = self.folder.keys()
+        fitting = [name for name in names if name.startswith(prefix)]
+        if len(fitting) != 1:
+            what = f"{len(fitting)} key slots begin with this" if fitting else "no such key slot"
+            raise UsageError(what, where=prefix, next_step="`repo key list` shows them")
+        if len(names) == 1:
+            raise UsageError(
+                "the last key slot cannot be removed",
+                where=fitting[0],
+                next_step="add another one first: without any nothing can be read again",
+            )
+        self.folder.remove_key(fitting[0])
+        return fitting[0]
+
+    # -- index --------------------------------------------------------------------------------
+
+    @property
+    def index_path(self) -> Path:
+        """The folder of the index."""
+        return index_folder(self.path, self.header.repository_id, self._index_dir)
+
+    @property
+    def environment(self) -> Environment:
+        """The index, opened and brought up to the segments; built anew when it is unusable."""
+        if self._environment is None:
+            self._environment = self._open_index()
+        return self._environment
+
+    def _open_index(self) -> Environment:
+        path = self.index_path
+        try:
+            return self._reconciled(path)
+        except (IndexUnusable, Damaged) as error:  # Damaged: its rows contradict each other
+            if any(self.folder.segments()):
+                self._on_notice(f"{error.what}: building it anew from the segments")
+        self.rebuild_index()
+        return self._reconciled(path)
+
+    def _reconciled(self, path: Path) -> Environment:
+        environment = Environment.open(path, self.header.repository_id, create=False)
+        try:
+            found = recovery.reconcile(self.folder, self.keys, environment)
+        except BaseException:
+            environment.close()
+            raise
+        for damage in found.damages:
+            self._on_notice(str(damage))
+        return environment
+
+    @contextmanager
+    def index_as_it_is(self) -> Iterator[Environment]:
+        """The index without bringing it up to the segments: to look for damage, not to rely on.
+
+        One that is in use already is handed out as it is used. Raises IndexUnusable, also when
+        its damage kills the process that reads it first.
+        """
+        if self._environment is not None:
+            yield self._environment
+            return
+        if self.index_path.exists():
+            probe(self.index_path)
+        repository_id = self.header.repository_id
+        with Environment.open(self.index_path, repository_id, create=False) as environment:
+            yield environment
+
+    def rebuild_index(
+        self, on_segment: recovery.OnSegment = lambda _done, _of: None
+    ) -> tuple[Damaged, ...]:
+        """Build the index anew from the segments. Returns the damage met on the way."""
+        self.close()
+        return recovery.rebuild(self.folder, self.keys, self.index_path, on_segment)
+
+    @property
+    def places(self) -> Places:
+        """The index's table of chunks and segments."""
+        return Places(self.environment)
+
+    # -- reading and writing ------------------------------------------------------------------
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """The read side of the segment files."""
+        if self._fetcher is None:
+            self._fetcher = Fetcher(self.folder)
+        return self._fetcher
+
+    @property
+    def reader(self) -> Reader:
+        """The reader that this process shares."""
+        if self._reader is None:
+            self._reader = self.new_reader()
+        return self._reader
+
+    def new_reader(self, *, cache_bytes: int = CACHE_BYTES) -> Reader:
+        """A reader with a frame cache of its own."""
+        return Reader(self.fetcher, self.keys, self.places, cache_bytes=cache_bytes)
+
+    @property
+    def tree(self) -> Tree:
+        """Trees of points, through the shared reader."""
+        return Tree(self.reader)
+
+    def lease(self, purpose: str) -> Lease:
+        """A lease for a process that relies on what the index says now."""
+        return Lease.acquire(self.folder, purpose, self.environment.epoch())
+
+    def recover(self) -> int:
+        """Close the segments that dead processes left open and sweep their temporary files.
+
+        Returns how many segments there were. Done at the start of everything that writes.
+        """
+        closed = recovery.close_abandoned(self.folder, self.keys)
+        self.folder.sweep()
+        if closed and self._environment is not None:
+            recovery.reconcile(self.folder, self.keys, self._environment)
+        return closed
+
+    def writer(self, *, level: int | None = 3) -> Writer:
+        """A writer for one job. `level` is zstd's for nodes; None stores raw."""
+        return Writer(self.folder, self.keys, self.header, self.environment, level=level)
+
+
+def _names_source(point: Point, text: str) -> bool:
+    return text in (point.source_id, point.source_path)
+
+
+def _until_ns(text: str) -> int:
+    """The end of the day, hour, minute or second that a local ISO time names, in nanoseconds."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            "not a time", where=text, next_step="write it like 2026-01-31T18:00 or 2026-01-31"
+        ) from None
+    clock = text[11:].partition("+")[0].partition("-")[0]
+    if not clock:
+        moment += timedelta(days=1)
+    elif "." not in clock:
+        moment += (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))[clock.count(":")]
+    return int(moment.timestamp() * 1_000_000) * 1000 - 1
