@@ -1,0 +1,1 @@
+"""Ingest: from a source to a backup point, through parallel workers."""

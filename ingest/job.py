@@ -1,0 +1,671 @@
+"""A job: one run of ingest over one or more sources, as the master conducts it.
+
+Everything here runs on one trio loop; no await stands between looking at the state of a
+task and changing it, except where a comment says so. The committer's thread does what waits for
+disks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from ingest import channel
+from ingest.assembly import LargeFile, PendingDirectory, SourceAssembly, entries_of, names_of
+from ingest.channel import Answer, Assign, Flush, Halt, SlotFree, Start
+from ingest.claims import Claims
+from ingest.committer import Committer
+from ingest.planner import TRIES_MAX, Planner, Work
+from ingest.pool import THREAD, Handle, Pool
+from ingest.rehearsal import Rehearsal
+from ingest.stream import TICKETS_HELD
+from ingest.task import ListTask, PartTask, RangeTask, Subject
+from ingest.worker import pack_names, serve
+from repo.errors import Interrupted, JobFailed
+from repo.format.manifest import Problem
+from repo.keys import Keys
+from repo.repository import Repository
+from repo.sealer import SealedFrame, Ticket, frame_bytes_max
+from repo.types import MIB, ChunkId
+from repo.writer import Writer
+
+RANGE_BYTES: Final = 64 * MIB
+RANGES_MAX: Final = 4096
+"""A file is cut into at most so many ranges; those of a huge one are longer."""
+
+BACKLOG_BYTES_MAX: Final = 32 * MIB
+"""Nodes waiting for the committer; beyond, workers' messages wait."""
+
+RETRIES_HELD_MAX: Final = 1000
+"""Directories held open for the last try at the end; beyond, the last try comes at once."""
+
+THREAD_TASKS: Final = 12
+"""Tasks that may wait before a worker process is started for them."""
+
+TICKETS_FETCHED: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a job is done. `levels`: zstd levels to choose from, () for none."""
+
+    streams: int
+    levels: tuple[int, ...] = (1, 3)
+    range_bytes: int = RANGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What one worker is doing."""
+
+    number: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressState:
+    """How far a job is. Sizes in bytes; `pending` are tasks that no worker has yet."""
+
+    seconds: float = 0.0
+    files: int = 0
+    directories: int = 0
+    bytes_source: int = 0
+    bytes_read: int = 0
+    bytes_new: int = 0
+    bytes_stored: int = 0
+    problems: int = 0
+    pending: int = 0
+    bytes_expected: int = 0
+    streams: Sequence[StreamState] = ()
+
+
+@dataclass(slots=True)
+class JobSource:
+    """A source of a job: an open root and what its workers need to know."""
+
+    root_fd: int
+    subject: Subject
+    assembly: SourceAssembly = field(init=False)
+    failure: Problem | None = None
+
+
+class Job:
+    """Conducts the workers until every source has its root node. Use `run` once."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        writer: Writer | Rehearsal,
+        sources: Sequence[JobSource],
+        options: Options,
+        *,
+        on_progress: Callable[[ProgressState], None],
+        on_notice: Callable[[str], None],
+        bytes_expected: int = 0,
+    ) -> None:
+        self._repository = repository
+        self._keys: Keys = repository.keys
+        self._header = repository.header
+        self._places = repository.places
+        self._writer = writer
+        self._sources = sources
+        self._options = options
+        self._on_progress = on_progress
+        self._on_notice = on_notice
+        self._bytes_expected = bytes_expected
+        self._planner = Planner()
+        self._claims = Claims(self._known)
+        self._retries: list[Work] = []
+        self._spare_tickets: deque[Ticket] = deque()
+        self._finished = trio.Event()
+        self._failure: BaseException | None = None
+        self._interrupts = 0
+        self._dead_workers = 0
+        self._last_tries = False
+        self._checkpoints = trio.Lock()
+        self._started = time.monotonic()
+        self.streams_used = 0
+
+    # -- from outside -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Save all sources. What is in the index and closed afterwards is durable.
+
+        Raises RepositoryFailed, JobFailed, or Interrupted when `interrupt` was called: all that
+        was stored until then is durable also in that case.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                self._committer = Committer(self._committer_failed)
+                self._pool = self._new_pool(nursery)
+                for number, source in enumerate(self._sources):
+                    source.assembly = SourceAssembly(number, self._put_meta)
+                    task = ListTask(self._planner.next_id(), number, ())
+                    self._planner.add(Work(task, source.assembly.top))
+                nursery.start_soon(self._report)
+                nursery.start_soon(self._keep_durable)
+                self._pool.start_thread(serve)
+                await self._finished.wait()
+                await self._finish()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._pool.close()
+            self._committer.end()
+        if self._committer.failure is not None:
+            raise self._committer.failure
+        if self._failure is not None:
+            raise self._failure
+        self._on_progress(self.state())
+
+    def interrupt(self) -> None:
+        """Stop: the first time when what is claimed is stored, the second time at once."""
+        self._interrupts += 1
+        if self._interrupts > 1:
+            self._fail(_interrupted())
+            return
+        self._planner.stop()
+        self._retries.clear()
+        for handle in self._pool.workers.values():
+            if handle.ready:
+                handle.send(Halt())
+        self._check_end()
+        self._pool.flush()
+
+    def _new_pool(self, nursery: trio.Nursery) -> Pool:
+        return Pool(
+            nursery,
+            start=self._start_message,
+            roots=[source.root_fd for source in self._sources],
+            workers_max=self._options.streams,
+            slot_bytes=self._slot_bytes,
+            on_message=self._on_message,
+            on_gone=self._on_gone,
+        )
+
+    @property
+    def _slot_bytes(self) -> int:
+        most = frame_bytes_max(self._header.frame_bytes, self._header.chunk_maximum)
+        return math.ceil(most / 4096) * 4096
+
+    def _start_message(self, stream: int, slots: tuple[int, ...]) -> Start:
+        header = self._header
+        return Start(
+            stream=stream,
+            keys=self._keys.export(),
+            chunker=(header.chunk_minimum, header.chunk_average, header.chunk_maximum),
+            frame_bytes=header.frame_bytes,
+            range_bytes=self._options.range_bytes,
+            levels=self._options.levels,
+            slots=slots,
+            slot_bytes=self._slot_bytes,
+            roots=tuple(source.root_fd for source in self._sources),
+            subjects=tuple(source.subject for source in self._sources),
+        )
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._scope.cancel()
+
+    def _committer_failed(self) -> None:
+        self._scope.cancel()
+
+    async def _finish(self) -> None:
+        """Close the segments: every number given out has come back or is burned."""
+        for source in self._sources:
+            source.assembly.close_problems()
+        unused = list(self._spare_tickets)
+        for handle in self._pool.workers.values():
+            for segment_id, count in handle.tickets.items():
+                self._burn(segment_id, count)
+            handle.tickets.clear()
+        for ticket in unused:
+            self._burn(ticket.segment_id, 1)
+        async with self._checkpoints:
+            await self._committer.call(lambda: self._writer.commit(close=True))
+        if self._interrupts:
+            self._failure = _interrupted()
+
+    def _burn(self, segment_id: Any, count: int) -> None:
+        if count:  # none of a segment that has been closed meanwhile
+            self._committer.post(lambda: self._writer.burn(segment_id, count))
+
+    async def _report(self) -> None:
+        """Progress, ten times a second."""
+        while True:
+            await trio.sleep(0.1)
+            self._on_progress(self.state())
+
+    async def _keep_durable(self) -> None:
+        """Checkpoints, one after the other, as they come due."""
+        while True:
+            await trio.sleep(0.1)
+            async with self._checkpoints:
+                if self._writer.commit_due():
+                    await self._checkpoint()
+
+    def state(self) -> ProgressState:
+        """How far the job is now."""
+        assemblies = [source.assembly for source in self._sources]
+        written = self._writer.written
+        return ProgressState(
+            seconds=time.monotonic() - self._started,
+            files=sum(a.files for a in assemblies),
+            directories=sum(a.directories for a in assemblies),
+            bytes_source=sum(a.bytes_source for a in assemblies),
+            bytes_read=sum(a.bytes_read for a in assemblies),
+            bytes_new=written.plain_bytes,
+            bytes_stored=written.stored_bytes,
+            problems=sum(a.problems_total for a in assemblies),
+            pending=len(self._planner),
+            bytes_expected=self._bytes_expected,
+            streams=[
+                StreamState(h.number, b"/".join(h.path).decode(errors="replace"))
+                for h in self._pool.workers.values()
+                if h.held
+            ],
+        )
+
+    async def _checkpoint(self) -> None:
+        """Make durable what has arrived, while more goes on arriving."""
+        # Frames delivered so far were posted before this call: the checkpoint covers their keys.
+        keys = self._claims.take_delivered()
+        checkpoint = await self._committer.call(self._writer.begin_checkpoint)
+        await trio.to_thread.run_sync(checkpoint.make_durable, self._keys)
+        await self._committer.call(lambda: self._writer.finish_checkpoint(checkpoint))
+        self._claims.committed(keys)
+
+    # -- storing ------------------------------------------------------------------------------
+
+    def _known(self, keys: Sequence[bytes]) -> set[bytes]:
+        return self._places.known(keys)
+
+    def _put_meta(self, data: bytes) -> ChunkId:
+        chunk_id = self._keys.chunk_id(data)
+        self._committer.post(lambda: self._writer.put_meta(chunk_id, data), size=len(data))
+        return chunk_id
+
+    async def _answer(self, handle: Handle, claim: channel.Claim) -> None:
+        new = self._claims.answer(handle.number, claim.sequence, claim.keys)
+        wanted = TICKETS_HELD - handle.tickets.total() if any(new) else 0
+        while len(self._spare_tickets) < wanted:
+            # Others may take tickets meanwhile, hence the loop.
+            self._spare_tickets.extend(
+                await self._committer.call(lambda: self._writer.tickets(TICKETS_FETCHED))
+            )
+        tickets = [self._spare_tickets.popleft() for _ in range(wanted)]
+        for ticket in tickets:
+            handle.tickets[ticket.segment_id] += 1
+        handle.send(Answer(claim.sequence, new, tickets))
+
+    def _append(self, handle: Handle, ready: channel.FrameReady) -> None:
+        segment_id: Any = ready.segment_id
+        handle.tickets[segment_id] -= 1
+        frame = SealedFrame(ready.number, ready.sealed_bytes, ready.plain_bytes, ready.chunks)
+        data = self._pool.slot(ready.slot, ready.sealed_bytes)
+
+        def done() -> None:
+            if not handle.gone:
+                handle.send(SlotFree(ready.slot))
+                handle.flush()
+
+        self._committer.post(lambda: self._writer.append(segment_id, frame, data), done)
+        self._claims.delivered(handle.number, ready.through)
+
+    # -- messages -----------------------------------------------------------------------------
+
+    async def _on_message(self, handle: Handle, message: Any) -> None:
+        match message:
+            case channel.Claim():
+                await self._answer(handle, message)
+            case channel.FrameReady():
+                self._append(handle, message)
+            case channel.Listed() | channel.Saved() | channel.RangeSaved():
+                self._result(handle, message)
+                self._dispatch()
+                await self._committer.room(BACKLOG_BYTES_MAX)
+            case channel.Ready():
+                handle.ready = True
+                if self._interrupts:
+                    handle.send(Halt())
+                self._retire_thread()
+                self._dispatch()
+            case channel.Halted():
+                handle.halted = True
+                self._check_end()
+            case channel.Broken(error):
+                self._on_notice(f"a worker failed: {error}")
+
+    def _result(self, handle: Handle, message: Any) -> None:
+        work = handle.held.pop(message.task)
+        match message:
+            case channel.Listed():
+                self._listed(handle, work, message)
+            case channel.Saved():
+                self._part_saved(handle, work, message)
+            case channel.RangeSaved():
+                self._range_saved(handle, work, message)
+
+    def _listed(self, handle: Handle, work: Work, listed: channel.Listed) -> None:
+        directory = work.directory
+        if listed.error is not None or listed.entry is None or listed.entry.absent:
+            self._not_listed(work, listed)
+            return
+        directory.entry = listed.entry
+        if listed.entry.xattrs:
+            directory.source.has_xattrs = True
+        directory.device, directory.volume = listed.device, listed.volume
+        for found in listed.directories:
+            self._enqueue_directory(directory, found.name)
+        for part in listed.parts:
+            self._enqueue_names(directory, part, last_try=False)
+        self._take_entries(handle, work, listed, paged=bool(listed.parts), joined=False)
+
+    def _not_listed(self, work: Work, listed: channel.Listed) -> None:
+        directory, assembly = work.directory, work.directory.source
+        for notice in listed.notices:
+            self._on_notice(notice)
+        if listed.error is not None and not (work.last_try or self._last_tries):
+            work.last_try = True
+            self._retry(work)
+            return
+        if listed.error is not None:
+            assembly.problem(listed.error)
+        if directory.above is None:
+            self._sources[assembly.number].failure = listed.error or Problem(
+                b"", "list", 0, listed.entry.absent if listed.entry else "it is gone"
+            )
+            self._check_end()
+            return
+        assembly.left_out(directory, listed.entry)
+        self._check_end()
+
+    def _enqueue_directory(self, above: PendingDirectory, name: bytes) -> None:
+        source = above.source
+        path = (*above.path, name)
+        directory = PendingDirectory(source, path, above)
+        above.waiting += 1
+        task = ListTask(self._planner.next_id(), source.number, path, above.device, above.volume)
+        self._planner.add(Work(task, directory))
+
+    def _enqueue_names(self, directory: PendingDirectory, names: bytes, *, last_try: bool) -> None:
+        directory.waiting += 1
+        task = PartTask(
+            self._planner.next_id(), directory.source.number, directory.path, names, last_try
+        )
+        self._planner.add(Work(task, directory))
+
+    def _take_entries(
+        self, handle: Handle, work: Work, result: Any, *, paged: bool, joined: bool
+    ) -> None:
+        """Take the entries of a directory or part as soon as all their chunks are there."""
+        directory, assembly = work.directory, work.directory.source
+        last_try = isinstance(work.task, PartTask) and work.task.last_try
+        assembly.owners.update(result.owners)
+        assembly.has_xattrs = assembly.has_xattrs or result.counts.xattrs
+        for large in result.large:
+            self._enqueue_ranges(LargeFile(directory, large, last_try=last_try))
+        for names in result.failed:
+            directory.waiting += 1
+            retry = PartTask(
+                self._planner.next_id(), assembly.number, directory.path, names, last_try=True
+            )
+            self._retry(Work(retry, directory))
+
+        def settled(good: bool) -> None:
+            again: set[bytes] = set()
+            if not good:
+                again = self._again(directory, result.runs, last_try=last_try)
+            elif joined:
+                for entry in entries_of(result.runs):
+                    directory.add(entry)
+            else:
+                directory.add_runs(result.runs, paged=paged)
+            if good:
+                assembly.files += result.counts.files
+                assembly.bytes_source += result.counts.bytes_source
+                assembly.bytes_read += result.counts.bytes_read
+            for problem in result.problems:
+                if problem.path.rpartition(b"/")[2] not in again:
+                    assembly.problem(problem)
+            assembly.arrived(directory)
+            self._check_end()
+
+        self._when_settled(handle, result.claims, settled)
+
+    def _again(
+        self, directory: PendingDirectory, runs: Sequence[channel.Run], *, last_try: bool
+    ) -> set[bytes]:
+        """Entries whose chunks were lost with a worker are saved once more; their names."""
+        again: set[bytes] = set()
+        for run in runs:
+            names = names_of(run)
+            again.update(name for name, _ in names)
+            self._enqueue_names(directory, pack_names(names), last_try=last_try)
+        self._dispatch()
+        return again
+
+    def _when_settled(self, handle: Handle, claims: int, call: Callable[[bool], None]) -> None:
+        if claims:
+            self._claims.expect(handle.number, claims)
+        self._claims.wait(handle.number, claims, call)
+
+    def _part_saved(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
+        last_try = isinstance(work.task, PartTask) and work.task.last_try
+        self._take_entries(handle, work, saved, paged=True, joined=last_try)
+
+    # -- large files --------------------------------------------------------------------------
+
+    def _enqueue_ranges(self, large: LargeFile) -> None:
+        directory = large.directory
+        directory.waiting += 1
+        size = large.entry.size
+        step = max(self._options.range_bytes, math.ceil(size / RANGES_MAX / MIB) * MIB)
+        for start in range(0, size, step):
+            task = RangeTask(
+                self._planner.next_id(),
+                directory.source.number,
+                directory.path,
+                large.entry.name,
+                start,
+                min(size, start + step),
+                large.version,
+            )
+            large.outstanding += 1
+            self._planner.add(Work(task, directory, large))
+
+    def _range_saved(self, handle: Handle, work: Work, saved: channel.RangeSaved) -> None:
+        def settled(good: bool) -> None:
+            if not good:
+                self._planner.again(work)
+                self._dispatch()
+                return
+            self._range_arrived(work, saved)
+
+        self._when_settled(handle, saved.claims, settled)
+
+    def _range_arrived(self, work: Work, saved: channel.RangeSaved) -> None:
+        large, task = work.large, work.task
+        if large is None or not isinstance(task, RangeTask):
+            raise AssertionError("a range without its file")
+        large.add(task.start, task.stop, saved)
+        work.directory.source.bytes_read += saved.bytes_read
+        large.outstanding -= 1
+        if large.outstanding:
+            return
+        directory, assembly = work.directory, work.directory.source
+        path = b"/".join((*task.path, task.name))
+        if (large.changed or large.errno) and not large.last_try:
+            names = pack_names([(task.name, True)])
+            directory.waiting += 1
+            retry = PartTask(
+                self._planner.next_id(), assembly.number, directory.path, names, last_try=True
+            )
+            self._retry(Work(retry, directory))
+        else:
+            if large.changed or large.errno:
+                assembly.problem(Problem(path, "read", max(0, large.errno), large.changed))
+            if not large.errno:
+                entry = large.finish()
+                assembly.files += 1
+                assembly.bytes_source += entry.size
+                directory.add(entry)
+        assembly.arrived(directory)
+        self._check_end()
+
+    # -- retries ------------------------------------------------------------------------------
+
+    def _retry(self, work: Work) -> None:
+        """Keep a failed task for the last try at the end; its directory waits as long."""
+        if self._interrupts:
+            return
+        if self._last_tries or len(self._retries) >= RETRIES_HELD_MAX:
+            self._planner.add(work)
+        else:
+            self._retries.append(work)
+
+    # -- dispatching --------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Hand out tasks; start workers when the queue demands; see whether the job is over."""
+        if self._finished.is_set():
+            return
+        everybody = self._pool.workers.values()
+        workers = [h for h in everybody if h.ready and not h.retired]
+        if not len(self._planner) and self._retries and not any(h.held for h in everybody):
+            self._last_tries = True
+            for work in self._retries:
+                self._planner.add(work)
+            self._retries.clear()
+        for handle in workers:
+            taken = self._planner.take(
+                workers=len(workers),
+                on_ranges=partial(_others_on_ranges, workers, handle),
+                holds=len(handle.held),
+            )
+            if taken:
+                self._assign(handle, taken)
+        for handle in self._pool.workers.values():
+            if handle.ready and not handle.held:
+                self._idle(handle)
+        self._start_workers()
+        self._check_end()
+
+    def _assign(self, handle: Handle, taken: list[Work]) -> None:
+        for work in taken:
+            handle.held[work.task.id] = work
+        handle.path = taken[-1].task.path
+        handle.flushed = False
+        handle.send(Assign([work.task for work in taken]))
+
+    def _idle(self, handle: Handle) -> None:
+        """A worker has nothing to do: what it has in hand must not wait for more."""
+        if not handle.flushed:
+            handle.flushed = True
+            handle.send(Flush())
+
+    def _start_workers(self) -> None:
+        processes = len(self._pool.workers) - (THREAD in self._pool.workers)
+        starting = sum(not handle.ready for handle in self._pool.workers.values())
+        while processes < self._options.streams and self._pool.has_room:
+            small = len(self._planner) - self._planner.ranges
+            demanded = small > THREAD_TASKS * processes or self._planner.ranges > starting
+            if not demanded or (not processes and self._thread_suffices()):
+                break
+            self._pool.start_process()
+            processes += 1
+            starting += 1
+        self.streams_used = max(self.streams_used, processes, 1)
+
+    def _thread_suffices(self) -> bool:
+        few = len(self._planner) <= THREAD_TASKS and self._planner.ranges <= 1
+        return few and THREAD in self._pool.workers
+
+    def _retire_thread(self) -> None:
+        """The first process is there: the thread would only take the interpreter from the loop."""
+        thread = self._pool.workers.get(THREAD)
+        if thread is not None:
+            others = (h.ready for h in self._pool.workers.values() if h.number != THREAD)
+            thread.retired = any(others)
+
+    def _check_end(self) -> None:
+        if self._interrupts:
+            over = all(h.halted or not h.ready for h in self._pool.workers.values())
+        else:
+            over = all(s.assembly.done or s.failure is not None for s in self._sources)
+        if over:
+            self._finished.set()
+
+    # -- dead workers -------------------------------------------------------------------------
+
+    def _on_gone(self, handle: Handle) -> None:
+        """A worker died: burn its tickets, free its claims, do its tasks elsewhere."""
+        self._dead_workers += 1
+        self._pool.remove(handle)
+        for segment_id, count in handle.tickets.items():
+            self._burn(segment_id, count)
+        # Its slots may still be on their way to the disk: they are free behind what was posted.
+        self._committer.post(lambda: None, lambda: self._slots_free(handle.slots))
+        self._retire_thread()
+        for work in handle.held.values():
+            self._lost(work)
+        self._claims.lost(handle.number)
+        if self._dead_workers > TRIES_MAX * (self._options.streams + 1):
+            self._fail(
+                JobFailed(
+                    f"{self._dead_workers} workers died",
+                    where="ingest",
+                    next_step="see the messages above and the kernel's log (out of memory?)",
+                )
+            )
+            return
+        self._dispatch()
+
+    def _slots_free(self, slots: Sequence[int]) -> None:
+        self._pool.free(slots)
+        self._dispatch()
+        self._pool.flush()
+
+    def _lost(self, work: Work) -> None:
+        work.tries += 1
+        if work.tries < TRIES_MAX:
+            self._planner.again(work)
+            return
+        task, directory = work.task, work.directory
+        path = b"/".join((*task.path, *((task.name,) if isinstance(task, RangeTask) else ())))
+        problem = Problem(path, "read", 0, f"{TRIES_MAX} workers died over it")
+        if isinstance(task, ListTask):
+            work.last_try = True
+            self._not_listed(work, channel.Listed(task.id, 0, channel.Counts(), error=problem))
+        elif isinstance(task, RangeTask):
+            self._range_arrived(
+                work, channel.RangeSaved(task.id, 0, b"", 0, 0, problem.detail, errno=-1)
+            )
+        else:
+            directory.source.problem(problem)
+            directory.source.arrived(directory)
+
+
+def _others_on_ranges(workers: Sequence[Handle], this: Handle) -> int:
+    return sum(
+        any(isinstance(work.task, RangeTask) for work in handle.held.values())
+        for handle in workers
+        if handle is not this
+    )
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted(
+        "interrupted",
+        next_step="what was stored until now is kept: the same command finds it again",
+    )

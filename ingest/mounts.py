@@ -1,0 +1,53 @@
+"""A mount: which kind of file system lies at a mount id, as the kernel lists them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+PSEUDO: Final = frozenset(
+    [
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fusectl",
+        "hugetlbfs",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    ]
+)
+"""File systems that show the kernel, not somebody's data: below a source they are not entered."""
+
+
+def pseudo_file_system(mount_id: int) -> str:
+    """The kind of the file system at `mount_id` when it is a pseudo one, else ""."""
+    kind = _kinds().get(mount_id, "")
+    return kind if kind in PSEUDO else ""
+
+
+@cache
+def _kinds() -> dict[int, str]:
+    """Mount id -> file system kind, as /proc/self/mountinfo said when first asked."""
+    kinds: dict[int, str] = {}
+    try:
+        with open("/proc/self/mountinfo", "rb") as lines:
+            for line in lines:
+                mount, _, rest = line.partition(b" - ")
+                kinds[int(mount.split(b" ", 1)[0])] = rest.split(b" ", 1)[0].decode()
+    except OSError:
+        return {}  # without /proc nothing is known, and nothing is left out
+    return kinds

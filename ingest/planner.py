@@ -1,0 +1,103 @@
+"""A planner: the queue of a job: which task goes to which worker next.
+
+Directories go depth first, so that few of them are pending at any time; small tasks go
+before large files, which keep up to half of the workers while there are both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from ingest.task import RangeTask, Task
+
+if TYPE_CHECKING:
+    from ingest.assembly import LargeFile, PendingDirectory
+
+BATCH_MAX: Final = 8
+"""Small tasks handed out in one message."""
+
+RANGES_AHEAD: Final = 2
+"""Range tasks that a worker holds, so that it reads on while results travel."""
+
+TRIES_MAX: Final = 3
+"""A task that took so many workers with it is given up."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A task and what its result belongs to. `last_try`: a failure now is a problem.
+
+    `tries` counts the workers that died over it.
+    """
+
+    task: Task
+    directory: PendingDirectory
+    large: LargeFile | None = None
+    tries: int = 0
+    last_try: bool = False
+
+
+@dataclass(slots=True)
+class Planner:
+    """The tasks that no worker has yet."""
+
+    _small: list[Work] = field(default_factory=list)
+    _ranges: deque[Work] = field(default_factory=deque)
+    _ids: count[int] = field(default_factory=lambda: count(1))
+    _stopped: bool = False
+
+    def __len__(self) -> int:
+        """Tasks waiting."""
+        return len(self._small) + len(self._ranges)
+
+    @property
+    def ranges(self) -> int:
+        """Ranges of large files waiting."""
+        return len(self._ranges)
+
+    def next_id(self) -> int:
+        """A task id, never given twice in a job."""
+        return next(self._ids)
+
+    def stop(self) -> None:
+        """Drop all tasks, and those that are still to come."""
+        self._stopped = True
+        self._small.clear()
+        self._ranges.clear()
+
+    def add(self, work: Work) -> None:
+        """Queue a task."""
+        if self._stopped:
+            return
+        if isinstance(work.task, RangeTask):
+            self._ranges.append(work)
+        else:
+            self._small.append(work)
+
+    def again(self, work: Work) -> None:
+        """Queue a task once more, before all others."""
+        if self._stopped:
+            return
+        if isinstance(work.task, RangeTask):
+            self._ranges.appendleft(work)
+        else:
+            self._small.append(work)
+
+    def take(self, *, workers: int, on_ranges: Callable[[], int], holds: int) -> list[Work]:
+        """The next tasks for a worker that `holds` some already; [] when it has enough.
+
+        `workers` are at work in all; `on_ranges` counts the others among them that are on large
+        files.
+        """
+        ranges_turn = self._ranges and (not self._small or on_ranges() < max(1, workers // 2))
+        if ranges_turn:
+            room = RANGES_AHEAD - holds
+            return [self._ranges.popleft() for _ in range(min(room, len(self._ranges)))]
+        if holds > BATCH_MAX // 2 or not self._small:
+            return []
+        fair = max(1, len(self._small) // (2 * workers))
+        return [self._small.pop() for _ in range(min(BATCH_MAX, fair))]

@@ -1,0 +1,203 @@
+"""A saver: reads the entries of one source and turns each into an outcome."""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT
+from typing import Final
+
+from ingest.filereader import (
+    ContentReader,
+    Hole,
+    flags_fd,
+    open_file_stat,
+    read_small,
+    torn,
+    xattrs_at,
+    xattrs_fd,
+)
+from ingest.outcome import Deferred, Failed, Outcome, Saved, Torn, Vanished, failed
+from ingest.statx import Stat, stat_at, stat_fd
+from ingest.stream import Stream
+from ingest.task import Subject
+from repo.format import limits
+from repo.format.node import EXTENT_ROW, HOLE, Entry
+from repo.kernel.cut import Cutter
+from repo.types import Kind
+
+Version = tuple[int, int, int, int, int]
+
+_FILE: Final = Kind.FILE
+_SYMLINK: Final = Kind.SYMLINK
+_pack_row = EXTENT_ROW.pack
+
+
+def version_of(stat: Stat) -> Version:
+    """What must stay the same for a file to be the same while its ranges are read."""
+    return (stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
+
+
+class Saver:
+    """Saves entries of one source into a stream."""
+
+    def __init__(self, stream: Stream, cutter: Cutter, subject: Subject, range_bytes: int) -> None:
+        self._add = stream.add
+        self._cutter = cutter
+        self._small = cutter.parameters.minimum
+        self._range_bytes = range_bytes
+        self._frozen = subject.frozen
+        self._skip_bad_blocks = subject.skip_bad_blocks
+
+    def save(self, dirfd: int, name: bytes, *, regular: bool) -> Outcome:
+        """Save one entry that is no directory. `regular`: whether the listing called it a file."""
+        try:
+            if regular:
+                return self._file(dirfd, name)
+            return self._special(dirfd, name)
+        except FileNotFoundError:
+            return Vanished(name)
+
+    def _file(self, dirfd: int, name: bytes) -> Outcome:
+        try:
+            fd, stat = open_file_stat(dirfd, name)
+        except OSError as error:
+            if error.errno == ENOENT:
+                return Vanished(name)
+            return failed(name, "open", error)
+        try:
+            try:
+                xattrs = xattrs_fd(fd)
+                flags = flags_fd(fd)
+            except OSError as error:
+                return failed(name, "xattr", error)
+            if stat.size > self._range_bytes:
+                entry = file_entry(name, stat, stat.size, b"", flags, xattrs)
+                return _checked(Deferred(entry, version_of(stat)))
+            try:
+                extents, size, detail = self._content(fd, stat)
+                if not self._frozen and not detail and torn(stat, stat_fd(fd)):
+                    detail = "changed while it was read"
+            except OSError as error:
+                return failed(name, "read", error)
+            entry = file_entry(name, stat, size, extents, flags, xattrs)
+            read = size if stat.blocks * 512 >= size else data_bytes(extents)
+            if detail:
+                return Torn(entry, read, detail)
+            return _checked(Saved(entry, read)) if xattrs else Saved(entry, read)
+        finally:
+            os.close(fd)
+
+    def _content(self, fd: int, stat: Stat) -> tuple[bytes, int, str]:
+        """Read a whole file: packed extents, bytes covered, and what makes it torn ("")."""
+        size = stat.size
+        if size == 0:
+            return b"", 0, ""
+        if size > self._small or stat.blocks * 512 < size:
+            return self.content_range(fd, 0, size, stat)
+        data = read_small(fd, size)
+        if len(data) == size:
+            return _pack_row(self._add(data), size), size, ""
+        detail = "grew while it was read" if len(data) > size else "shrank while it was read"
+        data = data[:size]
+        if not data:
+            return b"", 0, detail
+        return _pack_row(self._add(data), len(data)), len(data), detail
+
+    def content_range(self, fd: int, start: int, stop: int, stat: Stat) -> tuple[bytes, int, str]:
+        """Read the bytes [start, stop): packed extents, bytes covered, what is wrong with them."""
+        reader = ContentReader(
+            fd, start, stop, stat, self._cutter, skip_bad_blocks=self._skip_bad_blocks
+        )
+        rows: list[bytes] = []
+        add = self._add
+        for piece in reader:
+            if isinstance(piece, Hole):
+                rows.append(_pack_row(HOLE, piece.length))
+            else:
+                rows.append(_pack_row(add(piece.data), len(piece.data)))
+        detail = "shrank while it was read" if reader.shrunk else ""
+        if reader.unreadable:
+            lost = sum(last - first for first, last in reader.unreadable)
+            detail = f"{lost} bytes cannot be read and are holes in the point"
+        return b"".join(rows), reader.stopped - start, detail
+
+    def _special(self, dirfd: int, name: bytes) -> Outcome:
+        try:
+            stat = stat_at(dirfd, name)
+            if stat.kind is _FILE:
+                return self._file(dirfd, name)
+            if stat.kind is Kind.DIRECTORY:
+                return Failed(name, "stat", 0, "became a directory while it was read")
+            target = b""
+            if stat.kind is _SYMLINK:
+                target = os.readlink(name, dir_fd=dirfd)
+            xattrs = xattrs_at(dirfd, name)
+        except OSError as error:
+            if error.errno == ENOENT:
+                return Vanished(name)
+            return failed(name, "stat", error)
+        entry = Entry(
+            name,
+            stat.kind,
+            stat.mode,
+            stat.uid,
+            stat.gid,
+            stat.mtime_ns,
+            stat.ctime_ns,
+            stat.btime_ns,
+            stat.inode,
+            stat.nlink,
+            xattrs=xattrs,
+            target=target,
+            rdev=stat.rdev,
+        )
+        return _checked(Saved(entry))
+
+
+def data_bytes(extents: bytes) -> int:
+    """How many of the bytes that packed extents cover are no holes."""
+    return sum(length for chunk_id, length in EXTENT_ROW.iter_unpack(extents) if chunk_id != HOLE)
+
+
+def file_entry(
+    name: bytes,
+    stat: Stat,
+    size: int,
+    extents: bytes,
+    flags: int,
+    xattrs: tuple[tuple[bytes, bytes], ...],
+) -> Entry:
+    """The entry of a regular file."""
+    _, mode, uid, gid, _, _, mtime_ns, ctime_ns, btime_ns, inode, nlink, _, _, _, _ = stat
+    return Entry(
+        name, _FILE, mode, uid, gid, mtime_ns, ctime_ns, btime_ns, inode, nlink,
+        size, extents, 0, flags, xattrs,
+    )  # fmt: skip
+
+
+def _checked(outcome: Saved | Deferred) -> Saved | Deferred | Failed:
+    """Refuse an entry whose extended attributes are beyond what a node may hold."""
+    entry = outcome.entry
+    size = sum(len(name) + len(value) for name, value in entry.xattrs)
+    if size > limits.ENTRY_BYTES_MAX:
+        return Failed(entry.name, "xattr", 0, f"has {size} bytes of extended attributes")
+    return outcome
+
+
+def directory_entry(name: bytes, fd: int, stat: Stat, volume: int) -> Entry:
+    """The entry of an open directory, without its node. Raises OSError."""
+    return Entry(
+        name,
+        Kind.DIRECTORY,
+        stat.mode,
+        stat.uid,
+        stat.gid,
+        stat.mtime_ns,
+        stat.ctime_ns,
+        stat.btime_ns,
+        stat.inode,
+        stat.nlink,
+        flags=flags_fd(fd),
+        xattrs=xattrs_fd(fd),
+        volume=volume,
+    )

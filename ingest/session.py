@@ -1,0 +1,305 @@
+"""A session: what `repo ingest` does, from the request to the published points."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import secrets
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from ingest.exclusion import Exclusion
+from ingest.job import Job, JobSource, Options, ProgressState
+from ingest.rehearsal import Rehearsal
+from ingest.snapshots.directory import DirectoryProvider
+from ingest.snapshots.snapshot import Snapshot, SnapshotProvider
+from ingest.source import SourceIdentity
+from ingest.task import Subject
+from repo.errors import JobFailed, SnapshotVanished, UsageError
+from repo.format.manifest import Point, Statistics
+from repo.format.node import Entry
+from repo.repository import Repository
+from repo.writer import Writer
+
+LEVELS_AUTO: Final = (1, 3)
+"""zstd levels of `--compression auto`: the first while the processor is what we wait for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestRequest:
+    """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw)."""
+
+    paths: Sequence[str]
+    source_id: str = ""
+    exclude: Sequence[str] = ()
+    exclude_from: Sequence[str] = ()
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    skip_bad_blocks: bool = False
+    tags: Sequence[str] = ()
+    streams: int = 0
+    levels: tuple[int, ...] = LEVELS_AUTO
+    dry_run: bool = False
+    made_by: str = "repo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSummary:
+    """What came of it. Sizes in bytes; `failed` are sources that could not be read at all."""
+
+    points: Sequence[Point]
+    files: int
+    directories: int
+    files_reused: int
+    bytes_source: int
+    bytes_read: int
+    bytes_new: int
+    bytes_stored: int
+    problems: int
+    change_source: str
+    verdict: str
+    streams: int
+    seconds: float
+    failed: Sequence[str] = ()
+
+
+OnProgress = Callable[[ProgressState], None]
+OnNotice = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A source while it is read."""
+
+    identity: SourceIdentity
+    provider: SnapshotProvider
+    snapshot: Snapshot
+    job_source: JobSource
+    exclusions: bytes
+
+
+def ingest(
+    repository: Repository,
+    request: IngestRequest,
+    *,
+    on_progress: OnProgress = lambda _state: None,
+    on_notice: OnNotice = lambda _text: None,
+) -> IngestSummary:
+    """Back up the sources of a request in one multiplexed job; a point for each.
+
+    Raises UsageError for a source that is not there, RepositoryFailed when the repository fails,
+    Interrupted after SIGINT or SIGTERM, JobFailed when not one source could be read.
+    """
+    if request.source_id and len(request.paths) > 1:
+        raise UsageError("--source-id goes with one source", where=request.source_id)
+    started_ns = time.time_ns()
+    with ExitStack() as stack:
+        exclusion = Exclusion.read(request.exclude, request.exclude_from)
+        sources = [_open(stack, repository, request, exclusion, path) for path in request.paths]
+        recovered = repository.recover()
+        if recovered:
+            on_notice(f"recovered {recovered} segments that a killed process left open")
+        stack.enter_context(repository.lease("ingest"))
+        writer = _writer(repository, request)
+        stack.callback(writer.abandon)
+        options = Options(streams=request.streams or cores(), levels=request.levels)
+        job = Job(
+            repository,
+            writer,
+            [source.job_source for source in sources],
+            options,
+            on_progress=on_progress,
+            on_notice=on_notice,
+            bytes_expected=_expected(repository, sources),
+        )
+        _conduct(job)
+        _check_alive(sources)
+        points, failed = _points(request, job, sources, started_ns)
+        if isinstance(writer, Writer):
+            for point in points:
+                writer.publish(point)
+        return _summary(points, failed, job)
+
+
+def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsal:
+    if request.dry_run:
+        return Rehearsal()
+    return repository.writer(level=request.levels[-1] if request.levels else None)
+
+
+def _check_alive(sources: Sequence[_Opened]) -> None:
+    """After the last read, before anything is published: the snapshots must still be there."""
+    for source in sources:
+        if not source.provider.alive(source.snapshot):
+            raise SnapshotVanished(
+                "the source disappeared while it was read",
+                where=source.identity.path,
+                next_step="nothing was published; what was stored is found again by the next run",
+            )
+
+
+def cores() -> int:
+    """Processors that this process may use: the streams of `--streams auto`."""
+    return len(os.sched_getaffinity(0))
+
+
+def _conduct(job: Job) -> None:
+    """Run a job to its end. What ends it is raised alone, not in a group of one."""
+    try:
+        trio.run(_run, job)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+async def _run(job: Job) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch_signals, job)
+        await job.run()
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(job: Job) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            job.interrupt()
+
+
+def _open(
+    stack: ExitStack,
+    repository: Repository,
+    request: IngestRequest,
+    exclusion: Exclusion,
+    path: str,
+) -> _Opened:
+    provider = DirectoryProvider()
+    snapshot = provider.adopt(path)
+    root_fd = provider.open_root(snapshot)
+    stack.callback(os.close, root_fd)
+    subject = Subject(
+        rules=exclusion.pack() if exclusion else b"",
+        excluded=_own_folders(repository),
+        exclude_caches=request.exclude_caches,
+        one_file_system=request.one_file_system,
+        skip_bad_blocks=request.skip_bad_blocks,
+        frozen=snapshot.frozen,
+    )
+    identity = SourceIdentity.of(path, request.source_id)
+    return _Opened(identity, provider, snapshot, JobSource(root_fd, subject), exclusion.hash())
+
+
+def _own_folders(repository: Repository) -> tuple[tuple[int, int], ...]:
+    """(st_dev, inode) of what is never backed up: the repository itself and its index."""
+    # The index is opened for this: building it anew would make another folder of it.
+    folders = [path.stat() for path in (repository.path, repository.environment.path)]
+    return tuple((stat.st_dev, stat.st_ino) for stat in folders)
+
+
+def _expected(repository: Repository, sources: Sequence[_Opened]) -> int:
+    """Bytes that the sources had when they were last backed up: for the estimate of the end."""
+    wanted = {source.identity.id for source in sources}
+    newest = {
+        point.source_id: point.root.bytes_below
+        for point in repository.points(on_damage=lambda _damage: None)
+        if point.source_id in wanted
+    }
+    return sum(newest.values()) if len(newest) == len(wanted) else 0
+
+
+def _points(
+    request: IngestRequest, job: Job, sources: Sequence[_Opened], started_ns: int
+) -> tuple[list[Point], list[str]]:
+    """The points of the sources that were read, and what is to be said of the others."""
+    points: list[Point] = []
+    failed: list[str] = []
+    for source in sources:
+        failure = source.job_source.failure
+        root = source.job_source.assembly.root
+        if failure is not None or root is None:
+            failed.append(f"{source.identity.path}: {failure.detail if failure else 'not read'}")
+        else:
+            points.append(_point(request, job, source, root, started_ns))
+    if not points:
+        raise JobFailed("no source could be read", where="; ".join(failed))
+    return points, failed
+
+
+def _point(
+    request: IngestRequest, job: Job, source: _Opened, root: Entry, started_ns: int
+) -> Point:
+    assembly = source.job_source.assembly
+    state = job.state()
+    users, groups = _owner_names(assembly.owners)
+    return Point(
+        id=secrets.token_bytes(16),
+        source_id=source.identity.id,
+        source_path=source.identity.path,
+        host=source.identity.host,
+        created_ns=started_ns,
+        received_ns=time.time_ns(),
+        root=root,
+        statistics=Statistics(
+            files=assembly.files,
+            directories=assembly.directories,
+            bytes_source=assembly.bytes_source,
+            bytes_read=assembly.bytes_read,
+            bytes_new=state.bytes_new,
+            bytes_stored=state.bytes_stored,
+            seconds=state.seconds,
+        ),
+        snapshot=source.snapshot.record(),
+        problems_total=assembly.problems_total,
+        problems=tuple(assembly.problem_chunks),
+        tags=tuple(request.tags),
+        users=users,
+        groups=groups,
+        exclusions=source.exclusions,
+        has_xattrs=assembly.has_xattrs,
+        made_by=request.made_by,
+    )
+
+
+def _summary(points: Sequence[Point], failed: Sequence[str], job: Job) -> IngestSummary:
+    state = job.state()
+    return IngestSummary(
+        points=points,
+        files=state.files,
+        directories=state.directories,
+        files_reused=0,
+        bytes_source=state.bytes_source,
+        bytes_read=state.bytes_read,
+        bytes_new=state.bytes_new,
+        bytes_stored=state.bytes_stored,
+        problems=state.problems,
+        change_source="none",
+        verdict="FULL",
+        streams=job.streams_used,
+        seconds=state.seconds,
+        failed=failed,
+    )
+
+
+def _owner_names(owners: set[tuple[int, int]]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the numbers met, as this machine knows them."""
+    users: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    for uid in {uid for uid, _ in owners}:
+        try:
+            users[str(uid)] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            continue
+    for gid in {gid for _, gid in owners}:
+        try:
+            groups[str(gid)] = grp.getgrgid(gid).gr_name
+        except KeyError:
+            continue
+    return users, groups

@@ -1,0 +1,1 @@
+"""Snapshot providers: frozen views of a source."""

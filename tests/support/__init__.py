@@ -1,0 +1,1 @@
+"""Help for tests: what a machine must have, file systems, odd trees, comparing, running `repo`."""
