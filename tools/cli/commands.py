@@ -1,0 +1,58 @@
+"""The list of commands: in which section of the help, what it does in one line, where it is.
+
+`repo --help` is written from this list alone, so that it imports no command.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Listed(NamedTuple):
+    """A command as the list knows it. place: "module:attribute" of its click command."""
+
+    place: str
+    line: str
+
+
+SECTIONS: Final[dict[str, dict[str, Listed]]] = {
+    "Back up": {
+        "init": Listed("tools.cli.init:init", "Make a repository."),
+        "ingest": Listed("tools.cli.ingest:ingest", "Back up one or more sources in one job."),
+    },
+    "Look": {
+        "points": Listed("tools.cli.points:points", "List the backup points."),
+        "show": Listed("tools.cli.show:show", "Explain one backup point."),
+        "ls": Listed("tools.cli.ls:ls", "Browse the files of a backup point."),
+        "stats": Listed("tools.cli.stats:stats", "Show what the repository holds and saves."),
+    },
+    "Get back": {
+        "restore": Listed("tools.cli.restore:restore", "Restore a backup point, or parts of it."),
+    },
+    "Upkeep": {
+        "verify": Listed("tools.cli.verify:verify", "Check the repository for damage."),
+        "rebuild-index": Listed(
+            "tools.cli.rebuild_index:rebuild_index", "Make the index anew from the segments."
+        ),
+    },
+    "Keys": {
+        "key": Listed("tools.cli.key:key", "Add, list and remove passwords and key files."),
+    },
+    "Shell": {
+        "completion": Listed("tools.cli.completion:completion", "Print a shell completion script."),
+        "manual": Listed("tools.cli.manual:manual", "Write the manual pages."),
+    },
+}
+
+
+def listed(name: str) -> Listed | None:
+    """The entry of a command, or None when there is no such command."""
+    for section in SECTIONS.values():
+        if name in section:
+            return section[name]
+    return None
+
+
+def names() -> list[str]:
+    """The names of all commands, in the order of the help."""
+    return [name for section in SECTIONS.values() for name in section]

@@ -1,0 +1,191 @@
+"""`repo ingest`: back up one or more sources in one multiplexed job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tools.cli import human
+from tools.cli.group import RepoCommand
+from tools.cli.invocation import Invocation, pass_invocation
+from tools.cli.parameters import STREAMS, NumberOr
+from tools.cli.progress import ProgressState, Reporter, StreamState, Wording
+from tools.cli.show import PROBLEMS_SHOWN, problems_of
+from tools.cli.version import version
+
+if TYPE_CHECKING:
+    from ingest import job
+    from ingest.session import IngestRequest, IngestSummary
+    from repo.repository import Repository
+    from tools.cli.config import IngestSettings
+
+PUBLISHED_WITH_PROBLEMS: Final = 3
+LEVEL_MAX: Final = 19
+"""zstd's levels above take much more memory, in restore as well."""
+
+WORDING = Wording("Backing up", verb="done")
+
+
+@click.command(cls=RepoCommand)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@click.option("--source-id", metavar="ID", help="Name the source; else it is HOST:PATH.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out (as in .gitignore).")
+@click.option("--exclude-from", multiple=True, metavar="FILE", help="Read such patterns from FILE.")
+@click.option("--exclude-caches", is_flag=True, help="Leave out folders with a CACHEDIR.TAG.")
+@click.option("--one-file-system", is_flag=True, help="Do not enter other file systems.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Mark the points.")
+@click.option(
+    "--streams",
+    type=STREAMS,
+    metavar="N|auto",
+    help="At most so many parallel streams; auto: as many as processors.",
+)
+@click.option(
+    "--base",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    metavar="auto|none",
+    help="Compare with the last point of the source, or with none.",
+)
+@click.option(
+    "--compression",
+    type=NumberOr(1, LEVEL_MAX, "auto", "off"),
+    metavar="auto|off|LEVEL",
+    help="auto: a zstd level that keeps up with the reading.",
+)
+@click.option("--dry-run", is_flag=True, help="Read and count, but store and publish nothing.")
+@pass_invocation
+def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
+    """Back up one or more sources in one job.
+
+    Each PATH is a source and becomes a backup point; PATH may be a snapshot. Patterns have
+    the form of .gitignore, with the source as root, and the last one that matches decides.
+    What does not change is stored once, wherever it is found.
+
+    The exit status is 3 when points were published, but with problems of single files.
+    Interrupted once, it keeps what is done; interrupted twice, it stops at once.
+    """
+    from ingest import session
+
+    request = _request(paths, options, run.configuration.settings.ingest)
+    with run.open() as repository, run.console.reporter(WORDING) as reporter:
+        summary = session.ingest(
+            repository,
+            request,
+            on_progress=lambda state: reporter.update(_progress(state)),
+            on_notice=reporter.notice,
+        )
+        reporter.close()
+        if request.dry_run:
+            # Its points are not in the repository, nor are the lists of their problems.
+            summary = replace(summary, points=())
+        _tell_problems(reporter, repository, summary, limit=not run.console.json)
+        if run.console.json:
+            run.console.event("summary", **as_json(summary))
+        else:
+            _tell(run, summary, dry_run=request.dry_run)
+    return PUBLISHED_WITH_PROBLEMS if summary.problems or summary.failed else 0
+
+
+def _request(
+    paths: tuple[str, ...], options: dict[str, Any], settings: IngestSettings
+) -> IngestRequest:
+    """What is asked for: the command line, and the configuration where that is silent."""
+    from ingest.session import LEVELS_AUTO, IngestRequest
+
+    streams = options["streams"] or settings.streams or "auto"
+    compression = options["compression"] or settings.compression or "auto"
+    named = {"auto": LEVELS_AUTO, "off": ()}
+    return IngestRequest(
+        paths=paths,
+        source_id=options["source_id"] or "",
+        # The last pattern that matches decides: the command line has the last word.
+        exclude=(*settings.exclude, *options["exclude"]),
+        exclude_from=(*settings.exclude_from, *options["exclude_from"]),
+        exclude_caches=options["exclude_caches"] or bool(settings.exclude_caches),
+        one_file_system=options["one_file_system"] or bool(settings.one_file_system),
+        tags=(*settings.tags, *options["tags"]),
+        streams=0 if streams == "auto" else int(streams),
+        levels=named[compression] if compression in named else (int(compression),),
+        dry_run=options["dry_run"],
+        made_by=f"repo {version()}",
+    )
+
+
+def _progress(state: job.ProgressState) -> ProgressState:
+    """The engine's figures as a reporter takes them."""
+    return ProgressState(
+        items=state.files,
+        # Of a large file the bytes read come long before it counts as done.
+        bytes_in=max(state.bytes_source, state.bytes_read),
+        bytes_expected=state.bytes_expected or None,
+        bytes_new=state.bytes_new,
+        problems=state.problems,
+        streams=[StreamState(s.number, s.path.encode()) for s in state.streams],
+    )
+
+
+def _tell_problems(
+    reporter: Reporter, repository: Repository, summary: IngestSummary, *, limit: bool
+) -> None:
+    for text in summary.failed:
+        reporter.notice(f"not backed up: {text}")
+    for point in summary.points:
+        problems = problems_of(repository, point)
+        for problem in islice(problems, PROBLEMS_SHOWN) if limit else problems:
+            reporter.problem(problem.path, problem.step, problem.errno, problem.detail)
+        if limit and point.problems_total > PROBLEMS_SHOWN:
+            left = human.count(point.problems_total - PROBLEMS_SHOWN)
+            reporter.notice(f"and {left} more: repo show {point.id.hex()[:8]} --problems")
+
+
+def _tell(run: Invocation, summary: IngestSummary, *, dry_run: bool) -> None:
+    say = run.console.say
+    speed = summary.bytes_source / summary.seconds if summary.seconds else 0
+    say(
+        f"{'Would save' if dry_run else 'Saved'} {human.plural(summary.files, 'file')} in "
+        f"{human.plural(summary.directories, 'directory', 'directories')}, "
+        f"{human.size(summary.bytes_source)}, "
+        f"in {human.duration(summary.seconds)} ({human.size(speed)}/s)"
+    )
+    figures = [
+        f"{human.count(summary.files_reused)} unchanged" if summary.files_reused else "",
+        f"{human.size(summary.bytes_read)} read",
+        f"{human.size(summary.bytes_new)} new",
+        f"{human.size(summary.bytes_stored)} {'to write' if dry_run else 'written'}",
+        human.plural(summary.streams, "stream"),
+    ]
+    say(", ".join(filter(None, figures)))
+    if dry_run:
+        problems = f", {human.plural(summary.problems, 'problem')}" if summary.problems else ""
+        say(f"Nothing was stored{problems}")
+    for point in summary.points:
+        problems = ""
+        if point.problems_total:
+            problems = f"  ({human.plural(point.problems_total, 'problem')})"
+        name = run.console.styled(point.id.hex()[:8], "yellow")
+        say(f"Point {name} of {human.printable(point.source_id)}{problems}")
+
+
+def as_json(summary: IngestSummary) -> dict[str, Any]:
+    """The summary, with the keys that every release keeps."""
+    return {
+        "points": [
+            {"point": point.id.hex(), "source": point.source_id} for point in summary.points
+        ],
+        "files": summary.files,
+        "directories": summary.directories,
+        "files_reused": summary.files_reused,
+        "bytes_source": summary.bytes_source,
+        "bytes_read": summary.bytes_read,
+        "bytes_new": summary.bytes_new,
+        "bytes_stored": summary.bytes_stored,
+        "problems": summary.problems,
+        "change_source": summary.change_source,
+        "verdict": summary.verdict,
+        "streams": summary.streams,
+        "seconds": round(summary.seconds, 3),
+    }

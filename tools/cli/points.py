@@ -1,0 +1,103 @@
+"""`repo points`: the list of backup points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from repo.errors import Damaged
+from tools.cli import human
+from tools.cli.group import RepoCommand
+from tools.cli.invocation import Invocation, pass_invocation
+from tools.cli.output import Column
+
+if TYPE_CHECKING:
+    from repo.format.manifest import Point
+
+COLUMNS = (
+    Column("point", style="yellow"),
+    Column("time"),
+    Column("source", style="cyan", folds=True),
+    Column("files", right=True),
+    Column("size", right=True),
+    Column("new", right=True),
+    Column("problems", right=True),
+    Column("tags", folds=True),
+)
+
+
+@click.command(cls=RepoCommand)
+@click.option("--source", metavar="SOURCE", help="Only the points of this source.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only points with this tag.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
+@pass_invocation
+def points(run: Invocation, source: str | None, tags: tuple[str, ...], last: int | None) -> int:
+    """List the backup points, the oldest first.
+
+    TIME is local, and SIZE is that of the source; NEW is what the repository did not have
+    before, uncompressed.
+    """
+    damages: list[Damaged] = []
+    with run.open() as repository:
+        found = [
+            point
+            for point in repository.points(on_damage=damages.append)
+            if (source is None or point.source_id == source) and set(tags) <= set(point.tags)
+        ]
+    if last is not None:
+        found = found[-last:]
+    if run.console.json:
+        for point in found:
+            run.console.emit(as_json(point))
+    elif found:
+        run.console.table(COLUMNS, [_row(point) for point in found])
+    else:
+        run.console.hint("No points. `repo ingest PATH` makes one.")
+    for damage in damages:
+        run.notice(str(damage))
+    return Damaged.exit_status if damages else 0
+
+
+def _row(point: Point) -> tuple[str, ...]:
+    done = point.statistics
+    return (
+        point.id.hex()[:8],
+        human.local_time(point.received_ns),
+        human.printable(point.source_id),
+        human.count(done.files),
+        human.size(done.bytes_source),
+        human.size(done.bytes_new),
+        human.count(point.problems_total) if point.problems_total else "-",
+        human.printable(" ".join(point.tags)),
+    )
+
+
+def as_json(point: Point) -> dict[str, Any]:
+    """A point as `repo points --json` and `repo show --json` print it."""
+    done = point.statistics
+    return {
+        "point": point.id.hex(),
+        "source": point.source_id,
+        "source_path": point.source_path,
+        "host": point.host,
+        "created": human.utc_time(point.created_ns),
+        "received": human.utc_time(point.received_ns),
+        "tags": list(point.tags),
+        "files": done.files,
+        "directories": done.directories,
+        "files_reused": done.files_reused,
+        "bytes_source": done.bytes_source,
+        "bytes_read": done.bytes_read,
+        "bytes_new": done.bytes_new,
+        "bytes_stored": done.bytes_stored,
+        "seconds": done.seconds,
+        "problems": point.problems_total,
+        "change_source": point.change_source,
+        "verdict": point.verdict,
+        "snapshot": {
+            "provider": point.snapshot.provider,
+            "consistency": point.snapshot.consistency,
+            "identity": point.snapshot.identity,
+        },
+    }
