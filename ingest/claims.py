@@ -61,6 +61,8 @@ class Claims:
         self._reserved: dict[bytes, _Claim] = {}
         self._open: dict[int, dict[int, _Claim]] = {}
         self._answered: dict[int, int] = {}  # by worker: its last claim; they come in order
+        self._reported: dict[int, int] = {}  # by worker: the claim that its last result ended with
+        self._lost: dict[int, list[int]] = {}  # by worker: claims settled as lost, until reported
         self._delivered: list[bytes] = []
 
     def __len__(self) -> int:
@@ -121,16 +123,29 @@ class Claims:
         """Call back when a worker's claims up to `through`, and what they rely on, are settled.
 
         With True when every chunk is there; with False when some were lost, so that the work
-        must be done again. The call may come at once.
+        must be done again. The call may come at once. Once for each result, in their order.
         """
-        claims = self._open.setdefault(worker, {})
         waiter = Waiter(call)
-        for sequence, claim in claims.items():
+        waiter.good = not self._lost_since_the_last_result(worker, through)
+        for sequence, claim in self._open.get(worker, {}).items():
             if sequence <= through:
                 claim.waiters.append(waiter)
                 waiter.count += 1
         if waiter.count == 0:
-            call(True)
+            call(waiter.good)
+
+    def _lost_since_the_last_result(self, worker: int, through: int) -> bool:
+        """Whether a result relies on a claim that was settled as lost before the result came.
+
+        Results come in order. The claim that the one before ended with may hold chunks of this
+        one, too.
+        """
+        first, self._reported[worker] = self._reported.get(worker, 0), through
+        lost = self._lost.get(worker)
+        if not lost:
+            return False
+        self._lost[worker] = [sequence for sequence in lost if sequence >= through]
+        return any(first <= sequence <= through for sequence in lost)
 
     def expect(self, worker: int, sequence: int) -> None:
         """A worker's result relies on a claim that may still be on its way, or settled already."""
@@ -170,6 +185,8 @@ class Claims:
         if not claim.stored or claim.blockers:
             return
         self._open[claim.worker].pop(claim.sequence, None)
+        if not claim.good:
+            self._lost.setdefault(claim.worker, []).append(claim.sequence)
         waiters, claim.waiters = claim.waiters, []
         for waiter in waiters:
             waiter.settle(good=claim.good)

@@ -521,7 +521,7 @@ class Job:
                 assembly.bytes_source += entry.size
                 directory.add(entry)
         assembly.arrived(directory)
-        self._check_end()
+        self._dispatch()  # the message that settled this may be a frame, which dispatches nothing
 
     # -- retries ------------------------------------------------------------------------------
 
@@ -588,15 +588,19 @@ class Job:
         self.streams_used = max(self.streams_used, processes, 1)
 
     def _thread_suffices(self) -> bool:
+        thread = self._pool.workers.get(THREAD)
         few = len(self._planner) <= THREAD_TASKS and self._planner.ranges <= 1
-        return few and THREAD in self._pool.workers
+        return few and thread is not None and not thread.retired
 
     def _retire_thread(self) -> None:
-        """The first process is there: the thread would only take the interpreter from the loop."""
+        """The first process is there: the thread would only take the interpreter from the loop.
+
+        It stays retired when all processes die: a task that kills workers must not come to it.
+        """
         thread = self._pool.workers.get(THREAD)
         if thread is not None:
             others = (h.ready for h in self._pool.workers.values() if h.number != THREAD)
-            thread.retired = any(others)
+            thread.retired = thread.retired or any(others)
 
     def _check_end(self) -> None:
         if self._interrupts:
@@ -616,7 +620,6 @@ class Job:
             self._burn(segment_id, count)
         # Its slots may still be on their way to the disk: they are free behind what was posted.
         self._committer.post(lambda: None, lambda: self._slots_free(handle.slots))
-        self._retire_thread()
         for work in handle.held.values():
             self._lost(work)
         self._claims.lost(handle.number)

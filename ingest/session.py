@@ -8,8 +8,8 @@ import pwd
 import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,6 +101,7 @@ def ingest(
         raise UsageError("--source-id goes with one source", where=request.source_id)
     started_ns = time.time_ns()
     with ExitStack() as stack:
+        stack.enter_context(_terminated_as_interrupted())
         exclusion = Exclusion.read(request.exclude, request.exclude_from)
         sources = [_open(stack, repository, request, exclusion, path) for path in request.paths]
         recovered = repository.recover()
@@ -126,6 +127,16 @@ def ingest(
             for point in points:
                 writer.publish(point)
         return _summary(points, failed, job)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is SIGINT's exception where the loop does not watch both: before and after it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsal:

@@ -91,7 +91,13 @@ class OpenSegment:
             self.appender.start_writeback()
 
     def close(self, keys: Keys) -> None:
-        """Seal the footer and close the file: from here on the segment stands by itself."""
+        """Seal the footer and close the file: from here on the segment stands by itself.
+
+        One whose tickets all came to nothing is removed instead.
+        """
+        if not self.frames:
+            self.appender.discard()
+            return
         footer = sealed_footer(
             keys, self.id, self.header, self.frames, self.appender.size, self.appender.checksums()
         )

@@ -18,7 +18,7 @@ from repo.format.segment import HEADER_BYTES, SegmentHeader
 from repo.index.places import Places, SegmentRow
 from repo.keys import ContainerKey, Keys
 from repo.sealer import Frame, open_frame
-from repo.storage.fetcher import Fetcher
+from repo.storage.fetcher import GAP_BYTES, RUN_BYTES_MAX, Fetcher, Request, join
 from repo.types import CHUNK_KEY_BYTES, MIB, ChunkId, SegmentId
 
 CACHE_BYTES = 64 * MIB
@@ -128,12 +128,22 @@ class Reader:
 
     def _open_frames(self, wanted: Sequence[FrameKey]) -> list[Frame]:
         requests = [self._extent(*key) for key in wanted]
-        sealed = self._fetcher.read_many(requests)
+        sealed = self._read_views(requests)
         frames: list[Frame] = []
         for (_, number), (segment_id, _, _), data in zip(wanted, requests, sealed, strict=True):
             where = f"segment {segment_id.hex()}, frame {number}"
             frames.append(open_frame(self.segment_key(segment_id), number, data, where=where))
         return frames
+
+    def _read_views(self, requests: Sequence[Request]) -> list[memoryview]:
+        """What was asked for, as views of what was read together: nothing is copied."""
+        views = [memoryview(b"")] * len(requests)
+        for run in join(requests, gap=GAP_BYTES, most=RUN_BYTES_MAX):
+            data = memoryview(self._fetcher.read(run.segment_id, run.offset, run.length))
+            for position in run.requests:
+                _, offset, length = requests[position]
+                views[position] = data[offset - run.offset : offset - run.offset + length]
+        return views
 
     def _extent(self, segment: int, number: int) -> tuple[SegmentId, int, int]:
         row = self.places.segment(segment)

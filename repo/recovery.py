@@ -146,7 +146,31 @@ def _contents(
     return None
 
 
-def _add(places: Places, environment: Environment, segment_id: SegmentId, found: Contents) -> None:
+def _add_open(
+    places: Places, environment: Environment, fetcher: Fetcher, keys: Keys, segment_id: SegmentId
+) -> None:
+    """Put what a segment that somebody still writes holds so far into the index.
+
+    Published points may rely on what its writer had committed to the index that is lost.
+    """
+    try:
+        read, size = reader_of(fetcher, segment_id)
+        found = walk(read, size, keys, segment_id)
+        fetcher.sync(segment_id)  # the index never names what a power cut could take
+    except Damaged:
+        return  # removed meanwhile, or not even its header is there yet
+    if found.frames:
+        _add(places, environment, segment_id, found, closed=False)
+
+
+def _add(
+    places: Places,
+    environment: Environment,
+    segment_id: SegmentId,
+    found: Contents,
+    *,
+    closed: bool = True,
+) -> None:
     table = frame_table(found.frames)
 
     def add_row(txn: Transaction) -> int:
@@ -159,7 +183,7 @@ def _add(places: Places, environment: Environment, segment_id: SegmentId, found:
     number = environment.write(add_row)
     places.store_places(place_rows(number, found.frames))
     # Closed only now: a kill before this line makes the next start do it again.
-    environment.write(lambda txn: places.set_frames(txn, number, table, closed=True))
+    environment.write(lambda txn: places.set_frames(txn, number, table, closed=closed))
 
 
 def rebuild(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tuple[Damaged, ...]:
@@ -167,6 +191,7 @@ def rebuild(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tu
 
     The old index stays until the new one is whole. Returns the damage met.
     """
+    sweep_indexes(path)
     fresh, lock = _make_fresh(path)
     try:
         damages = _build(folder, keys, fresh, on_segment)
@@ -185,7 +210,8 @@ def _build(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tup
     environment = Environment.open(path, keys.repository_id, create=True)
     fetcher = Fetcher(folder)
     try:
-        segment_ids = [i for i, is_open in folder.segments() if not is_open]
+        listing = list(folder.segments())
+        segment_ids = [i for i, is_open in listing if not is_open]
         done = 0
 
         def step() -> None:
@@ -193,7 +219,10 @@ def _build(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tup
             done += 1
             on_segment(done, len(segment_ids))
 
-        damages = add_segments(Places(environment), environment, fetcher, keys, segment_ids, step)
+        places = Places(environment)
+        damages = add_segments(places, environment, fetcher, keys, segment_ids, step)
+        for segment_id in [i for i, is_open in listing if is_open]:
+            _add_open(places, environment, fetcher, keys, segment_id)
         environment.sync()
     finally:
         fetcher.close()
@@ -204,16 +233,10 @@ def _build(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tup
 def _make_fresh(path: Path) -> tuple[Path, int]:
     """A folder for an index in the making, and the descriptor that holds its lock.
 
-    The lock tells it from what a killed rebuild left behind, which is removed here.
+    The lock tells it from what a killed rebuild left behind.
     """
     with repository_io("cannot make the new index", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f"{path.name}.new-*"):
-            with suppress(FileNotFoundError):
-                lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                if try_lock(lock):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                os.close(lock)
         while True:
             fresh = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
             fresh.mkdir(mode=0o700)
@@ -236,5 +259,17 @@ def _replace(path: Path, fresh: Path) -> None:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise  # else another rebuild was faster: ours is as good, and newer
         fsync_directory(path.parent)
+    sweep_indexes(path)
+
+
+def sweep_indexes(path: Path) -> None:
+    """Remove what killed rebuilds of an index left beside it. Raises RepositoryFailed."""
+    with repository_io("cannot remove an old index", path):
+        for leftover in path.parent.glob(f"{path.name}.new-*"):
+            with suppress(FileNotFoundError):
+                lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if try_lock(lock):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
         for leftover in path.parent.glob(f"{path.name}.old-*"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -26,6 +26,7 @@ from repo.reader import CACHE_BYTES, Reader
 from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
 from repo.storage.lease import Lease
+from repo.storage.lease import sweep as sweep_leases
 from repo.tree import Tree
 from repo.types import PointId, RepositoryId, Secret
 from repo.writer import Writer
@@ -311,14 +312,18 @@ class Repository:
         return Lease.acquire(self.folder, purpose, self.environment.epoch())
 
     def recover(self) -> int:
-        """Close the segments that dead processes left open and sweep their temporary files.
+        """Close the segments that dead processes left open; sweep their leases and other files.
 
         Returns how many segments there were. Done at the start of everything that writes.
         """
         closed = recovery.close_abandoned(self.folder, self.keys)
         self.folder.sweep()
+        sweep_leases(self.folder)
+        recovery.sweep_indexes(self.index_path)
         if closed and self._environment is not None:
-            recovery.reconcile(self.folder, self.keys, self._environment)
+            found = recovery.reconcile(self.folder, self.keys, self._environment)
+            for damage in found.damages:
+                self._on_notice(str(damage))
         return closed
 
     def writer(self, *, level: int | None = 3) -> Writer:

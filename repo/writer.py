@@ -217,6 +217,8 @@ class Writer:
         # Runs again from the start when the map has to grow: it must not change anything else.
         rows: list[tuple[bytes, bytes]] = []
         for segment, count in checkpoint.covered.items():
+            if not count:
+                continue  # it came to nothing, and its file is gone
             number = self._places.by_id(segment.id, txn)
             if number is None:
                 number = self._places.add_segment(txn, segment.id, segment.segment_class)

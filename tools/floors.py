@@ -33,7 +33,11 @@ FLOORS: Final = (
     Floor("words", (("repo", "repo.errors", "repo.types"),)),
     Floor("bytes", (("repo.format",),)),
     Floor("transforms", (("repo.kernel", "repo.keys"),)),
-    Floor("I/O", (("repo.storage",), ("repo.index",), ("repo.hardening",)), strangers=True),
+    Floor(
+        "I/O",
+        (("repo.storage",), ("repo.index",), ("repo.fileflags",), ("repo.hardening",)),
+        strangers=True,
+    ),
     Floor(
         "paths",
         (

@@ -163,13 +163,16 @@ class Places:
                     if more and cursor.value() == last:
                         more = cursor.next_dup()
                 while more and len(batch) < _BATCH:
-                    batch.append(cursor.value())
+                    row = cursor.value()
+                    if last is not None and row <= last:
+                        raise self._damaged("chunk")  # out of order: this would never end
+                    last = row
+                    batch.append(row)
                     more = cursor.next_dup()
             for row in batch:
                 yield row[:CHUNK_KEY_BYTES], Place.parse(row[CHUNK_KEY_BYTES:])
             if not batch:
                 return
-            last = batch[-1]
 
     # Segments
 
@@ -240,12 +243,15 @@ class Places:
                 batch: list[SegmentRow] = []
                 more = following <= _NUMBER_MAX and cursor.set_range(_NUMBER.pack(following))
                 while more and len(batch) < _BATCH:
-                    batch.append(self._row(txn, self._number(cursor.key())))
+                    number = self._number(cursor.key())
+                    if number < following:
+                        raise self._damaged("segment")  # out of order, as above
+                    following = number + 1
+                    batch.append(self._row(txn, number))
                     more = cursor.next()
             yield from batch
             if not batch:
                 return
-            following = batch[-1].number + 1
 
     def next_number(self) -> int:
         """The number that the next segment gets: above those of all segments that ever were."""

@@ -199,6 +199,16 @@ class Appender:
         except OSError as error:
             raise self._poisoned("cannot close a segment", error) from error
 
+    def discard(self) -> None:
+        """Removes the file of a segment that came to nothing, durably. Raises RepositoryFailed."""
+        self._check()
+        try:
+            os.unlink(self._path)
+            fsync_directory(self._path.parent)
+        except OSError as error:
+            raise self._poisoned("cannot remove an empty segment", error) from error
+        self.abandon()
+
     def abandon(self) -> None:
         """Lets go of the file as it is, for recovery to seal; no error, and may come twice."""
         fd, self._fd = self._fd, -1

@@ -134,6 +134,15 @@ class Fetcher:
         with self._file(segment_id) as fd, repository_io("cannot read a segment", path):
             return os.fstat(fd).st_size
 
+    def sync(self, segment_id: SegmentId) -> None:
+        """Makes durable what somebody else has appended to an open segment so far.
+
+        Raises Damaged when it is not there, RepositoryFailed.
+        """
+        path = self._folder.segment_path(segment_id)
+        with self._file(segment_id) as fd, repository_io("cannot make a segment durable", path):
+            os.fdatasync(fd)
+
     def forget(self, segment_id: SegmentId) -> None:
         """Closes the segment's file if it is open, as soon as nobody reads from it."""
         with self._lock:

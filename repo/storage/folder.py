@@ -163,6 +163,8 @@ class Folder:
         while True:
             with repository_io("cannot list the segments", path):
                 parsed = list(filter(None, map(layout.parse_segment_name, os.listdir(path))))
+            # One that lies in another's directory is not to be found by its id: a stray.
+            parsed = [name for name in parsed if name.segment_id[:1].hex() == path.name]
             found = {name.segment_id: True for name in parsed}
             found.update({name.segment_id: False for name in parsed if not name.is_open})
             if before is not None and before.keys() == found.keys():

@@ -63,7 +63,9 @@ def test_a_table_has_the_fields_of_the_code(title: str) -> None:
 
 
 def test_the_fields_of_an_entry_are_listed_in_order() -> None:
-    listed = re.findall(r"^\| (\w+) \| (?:bytes|int|array|text) \|", _section("Entry"), re.MULTILINE)
+    listed = re.findall(
+        r"^\| (\w+) \| (?:bytes|int|array|text) \|", _section("Entry"), re.MULTILINE
+    )
     assert tuple(listed) == node.Entry.__struct_fields__
 
 

@@ -31,13 +31,15 @@ NUMBERS: Final = {
     "read": 0, "write": 1, "pread64": 17, "pwrite64": 18, "writev": 20, "msync": 26,
     "fsync": 74, "fdatasync": 75, "truncate": 76, "ftruncate": 77, "rename": 82, "mkdir": 83,
     "rmdir": 84, "creat": 85, "link": 86, "unlink": 87, "symlink": 88, "chmod": 90, "fchmod": 91,
-    "openat": 257, "mkdirat": 258, "unlinkat": 263, "renameat": 264, "linkat": 265,
+    "sendto": 44, "openat": 257, "mkdirat": 258, "unlinkat": 263, "renameat": 264, "linkat": 265,
     "symlinkat": 266, "fchmodat": 268, "sync_file_range": 277, "fallocate": 285, "preadv": 295,
-    "pwritev": 296, "getdents64": 217, "renameat2": 316, "copy_file_range": 326, "preadv2": 327, "pwritev2": 328,
+    "pwritev": 296, "getdents64": 217, "renameat2": 316, "copy_file_range": 326, "preadv2": 327,
+    "pwritev2": 328,
 }  # fmt: skip
 
 READING: Final = frozenset({"read", "pread64", "preadv", "preadv2", "getdents64"})
-MUTATING: Final = frozenset(NUMBERS) - READING
+SENDING: Final = frozenset({"sendto"})
+MUTATING: Final = frozenset(NUMBERS) - READING - SENDING
 """Every call by which a file system is changed, or a change made durable."""
 
 _AT_PATHS: Final = frozenset({"openat", "mkdirat", "unlinkat", "renameat", "linkat", "fchmodat"})
@@ -54,13 +56,20 @@ HALF: Final = object()
 """Answer of a decision: the call writes half of what it was to write."""
 
 
+HOLD: Final = object()
+"""Answer of a decision: whoever calls waits there until another decision is RELEASE."""
+
+RELEASE: Final = object()
+"""Answer of a decision: let the call pass, and all those that wait."""
+
+
 class Call(NamedTuple):
-    """A system call that is about to be done: the count of such calls, from 1, and what it is.
+    """A system call that is about to be done: its number among such calls, from 1, and what it is.
 
     process: who does it: the id of the command's first process, or of a child.
     """
 
-    count: int
+    number: int
     name: str
     path: str
     process: int
@@ -69,7 +78,7 @@ class Call(NamedTuple):
 
 
 Decide = Callable[[Call], object]
-"""Answers None (let it pass), KILL, HALF, or an errno with which the call fails undone."""
+"""Answers None (let it pass), KILL, HALF, HOLD, RELEASE, or an errno of a call that is not done."""
 
 
 class Traced(NamedTuple):
@@ -111,7 +120,7 @@ def run(
             launcher, env=dict(env), stdin=subprocess.PIPE, stdout=out, stderr=err
         ) as process:
             tracer = _Tracer(process, [os.fspath(path) for path in under], decide, calls)
-            watchdog = threading.Timer(command.SECONDS_MAX, process.kill)
+            watchdog = threading.Timer(command.SECONDS_MAX, tracer.kill)
             watchdog.start()
             try:
                 process.returncode = tracer.run()
@@ -121,7 +130,8 @@ def run(
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "backslashreplace"))
-    return Traced(process.returncode, *texts, tracer.calls)
+    out_text, err_text = texts
+    return Traced(process.returncode, out_text, err_text, tracer.calls)
 
 
 # -- the tracing side -----------------------------------------------------------------------------
@@ -164,6 +174,14 @@ class _Tracer:
         self._under = tuple(under)
         self._decide = decide
         self._names = {NUMBERS[name]: name for name in calls}
+        self._alive = {process.pid}
+        self._held: list[int] = []
+
+    def kill(self) -> None:
+        """End whatever is left of the command."""
+        for tid in list(self._alive):
+            with suppress(ProcessLookupError):
+                os.kill(tid, signal.SIGKILL)
 
     def run(self) -> int:
         """Trace until the last process of the command is gone; the first one's status."""
@@ -172,42 +190,44 @@ class _Tracer:
         assert self._process.stdin is not None
         self._process.stdin.close()  # what the launcher waits for
         self._process.stdin = None
-        alive = {first}
         status = 0
-        while alive:
+        while self._alive:
             try:
                 tid, state = os.waitpid(-1, _WAIT)
             except ChildProcessError:
                 break
             if os.WIFSTOPPED(state):
-                alive.add(tid)
+                self._alive.add(tid)
                 with suppress(ProcessLookupError):  # killed meanwhile
                     self._stopped(tid, os.WSTOPSIG(state), state >> 16)
             else:
-                alive.discard(tid)
+                self._alive.discard(tid)
                 if tid == first:
                     status = os.waitstatus_to_exitcode(state)
         return status
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
         if event == _EVENT_SECCOMP:
-            self._call(tid)
-            _ptrace(_CONT, tid)
+            if self._call(tid) is HOLD:
+                self._held.append(tid)
+            else:
+                _ptrace(_CONT, tid)
         elif event == _EVENT_STOP and number in _STOP_SIGNALS:
             _ptrace(_LISTEN, tid)
         else:
             _ptrace(_CONT, tid, 0 if event else number)
 
-    def _call(self, tid: int) -> None:
+    def _call(self, tid: int) -> object:
+        """Decide over a call; what was decided."""
         registers = (ctypes.c_ulonglong * _REGISTERS)()
         _ptrace(_GETREGS, tid, registers)
         name = self._names[registers[_ORIG_RAX]]
         arguments = [registers[place] for place in _ARGUMENTS]
         if name == "openat" and not arguments[2] & _NEW_FILE:
-            return
+            return None
         path = self._path(tid, name, arguments)
         if not path.startswith(self._under):
-            return
+            return None
         process = _process_of(tid)
         first = process == self._process.pid
         call = Call(len(self.calls) + 1, name, path, process, first)
@@ -216,12 +236,18 @@ class _Tracer:
         if answer is KILL:
             self._process.kill()
             raise ProcessLookupError
-        if answer is HALF:
+        if answer is RELEASE:
+            for other in self._held:
+                with suppress(ProcessLookupError):
+                    _ptrace(_CONT, other)
+            self._held.clear()
+        elif answer is HALF:
             self._halve(tid, name, registers)
         elif isinstance(answer, int):
             registers[_ORIG_RAX] = 2**64 - 1  # no such call: it is not done
             registers[_RAX] = 2**64 - answer
             _ptrace(_SETREGS, tid, registers)
+        return answer
 
     @staticmethod
     def _halve(tid: int, name: str, registers: ctypes.Array[ctypes.c_ulonglong]) -> None:

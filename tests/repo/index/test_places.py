@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from repo.errors import Damaged
 from repo.format.place import Place
 from repo.index import places as module
-from repo.index.environment import DATA_FILE, Environment, Transaction
+from repo.index.environment import DATA_FILE, Environment, IndexUnusable, Transaction
 from repo.index.places import Places, SegmentRow, slices
 from repo.types import RepositoryId, SegmentClass, SegmentId
 from tests.repo import child
@@ -314,3 +315,18 @@ def test_a_flipped_bit_ends_in_our_error_or_a_signal_or_does_no_harm(
         if status not in {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV}:
             assert status == 0, errors
             assert answer in {"", "IndexUnusable\n", "Damaged\n", "RepositoryFailed\n"}
+
+
+def test_rows_out_of_order_are_an_unusable_index_not_an_endless_walk(tmp_path: Path) -> None:
+    rows = [(bytes((1, n // 256, n % 256)) + bytes(13), PLACE.pack()) for n in range(700)]
+    with Environment.open(tmp_path, OURS, create=True) as environment:
+        places = Places(environment)
+        environment.write(lambda txn: places.add_places(txn, rows))
+    data = bytearray((tmp_path / DATA_FILE).read_bytes())
+    at = data.rindex(rows[600][0])
+    data[at] = 0
+    (tmp_path / DATA_FILE).write_bytes(data)
+    with Environment.open(tmp_path, OURS, create=False) as environment:
+        walk = Places(environment).rows()
+        with pytest.raises(IndexUnusable):
+            list(islice(walk, 10 * len(rows)))

@@ -267,3 +267,12 @@ def test_a_writer_may_fail_or_be_killed_at_any_call(
         assert not is_open
         assert folder.segment_path(segment_id).read_bytes() == content + b"footer"
         assert os.listdir(folder.segment_path(segment_id).parent) == [segment_id.hex()]
+
+
+def test_a_segment_that_came_to_nothing_is_discarded(folder: Folder) -> None:
+    appender = Appender(folder, ID, b"header")
+    appender.discard()
+    assert list(folder.segments()) == []
+    with pytest.raises(RepositoryFailed, match="closed"):
+        appender.append([b"frame"])
+    appender.abandon()
