@@ -1,0 +1,1 @@
+"""Upkeep: verify, rebuild and repair."""

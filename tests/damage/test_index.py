@@ -1,0 +1,165 @@
+"""The index lost, foreign, broken bit by bit: nothing wrong is served, and a rebuild gives all."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from repo.upkeep.verify import verify
+from tests.damage.small import Contents, Small, flipped, read_back
+from tests.repo import child
+
+FLIPS = 60
+
+
+def rebuilt(small: Small, truth: Contents) -> tuple[list[str], list[str]]:
+    """Verify with the index as it lies there: notices and what is damaged. All is there then."""
+    notices: list[str] = []
+    with small.open() as repository:
+        report = verify(repository, level="structure", on_notice=notices.append)
+    with small.open() as repository:
+        assert read_back(repository) == truth
+        assert verify(repository, level="structure").damages == []
+    assert {damage.where for damage in report.damages} <= {"index"}
+    return notices, [damage.what for damage in report.damages]
+
+
+def test_a_deleted_index_is_no_damage(small: Small, truth: Contents) -> None:
+    shutil.rmtree(small.index_dir)
+    notices, damages = rebuilt(small, truth)
+    assert notices == ["the index is missing: building it anew from the segments"]
+    assert damages == []
+
+
+def test_an_empty_folder_or_file_for_an_index(small: Small, truth: Contents) -> None:
+    small.index_file.unlink()
+    assert rebuilt(small, truth)[1] == []
+    small.index_file.write_bytes(b"")
+    notices, damages = rebuilt(small, truth)
+    assert len(notices) == len(damages) == 1
+
+
+def test_a_foreign_lmdb_for_an_index(small: Small, truth: Contents) -> None:
+    shutil.rmtree(small.index_file.parent)
+    small.index_file.parent.mkdir()
+    with (
+        lmdb.open(str(small.index_file.parent)) as environment,
+        environment.begin(write=True) as txn,
+    ):
+        txn.put(b"key", b"value of another program")
+    assert rebuilt(small, truth)[1] == ["the index is not complete"]
+
+
+def test_the_index_of_another_repository(small: Small, truth: Contents, tmp_path: Path) -> None:
+    from repo.index.environment import Environment
+
+    with Environment.open(tmp_path / "index", b"another one here", create=True):
+        pass
+    shutil.copy(tmp_path / "index" / "data.mdb", small.index_file)
+    assert rebuilt(small, truth)[1] == ["the index belongs to another repository"]
+
+
+def test_an_index_of_an_earlier_day(own: Small) -> None:
+    # Of the same repository, before its newest segments and point: a copy put back by hand.
+    old = own.index_file.read_bytes()
+    (own.source / "newer").write_bytes(random.Random(2).randbytes(30_000))
+    own.ingest()
+    with own.open() as repository:
+        truth = read_back(repository)
+    own.index_file.write_bytes(old)
+    assert rebuilt(own, truth) == ([], [])
+
+
+@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 8192, 20_000])
+def test_a_truncated_index(small: Small, truth: Contents, length: int) -> None:
+    data = small.index_file.read_bytes()
+    assert len(data) > length
+    small.index_file.write_bytes(data[:length])
+    notices, damages = rebuilt(small, truth)
+    assert notices
+    assert damages
+
+
+READ = """
+import json, sys
+from pathlib import Path
+from repo.errors import RepoError
+from tests.damage.small import Small, lost_paths, read_back, wrongly_served
+from repo.upkeep.verify import verify
+
+small = Small(Path(sys.argv[1]))
+truth = {point: {path: bytes.fromhex(data) for path, data in held.items()}
+         for point, held in json.loads(Path(sys.argv[2]).read_text()).items()}
+data = bytearray(Path(sys.argv[3]).read_bytes())
+for bit in json.loads(sys.argv[4]):
+    data[bit // 8] ^= 1 << bit % 8
+    small.index_file.write_bytes(data)
+    data[bit // 8] ^= 1 << bit % 8
+    print(json.dumps(["flipped", bit]), flush=True)
+    notices = []
+    try:
+        with small.open(on_notice=notices.append) as repository:
+            found = read_back(repository)
+    except RepoError as error:
+        print(json.dumps(["refused", str(error)]), flush=True)
+        continue
+    lost = lost_paths(found)
+    with small.open() as repository:
+        report = verify(repository, level="structure")
+    named = {path for damage in report.damages for path in damage.paths}
+    anew = any("built anew" in damage.next_step for damage in report.damages)
+    result = [wrongly_served(found, truth), bool(lost), anew or {path for _, path in lost} <= named,
+              [damage.where for damage in report.damages], notices]
+    print(json.dumps(["read", *result]), flush=True)
+"""
+
+
+def test_flipped_bits_serve_nothing_wrong_and_are_found(
+    small: Small, truth: Contents, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # In a process of its own: now and then LMDB reads where it must not, and that ends it.
+    good = small.index_file.read_bytes()
+    rng = random.Random(4)
+    used = [at for at, value in enumerate(good) if value]
+    count = FLIPS * (20 if request.config.getoption("--deep") else 1)
+    bits = [8 * at + rng.randrange(8) for at in rng.choices(used, k=count)]
+    (tmp_path / "truth").write_text(
+        json.dumps(
+            {
+                point: {path: data.hex() for path, data in held.items() if isinstance(data, bytes)}
+                for point, held in truth.items()
+            }
+        )
+    )
+    (tmp_path / "good").write_bytes(good)
+    found = 0
+    try:
+        while bits:
+            status, out, err = child.run(
+                READ, small.home, tmp_path / "truth", tmp_path / "good", json.dumps(bits)
+            )
+            lines = [json.loads(line) for line in out.splitlines()]
+            done = [line[1] for line in lines if line[0] == "flipped"]
+            assert done, err
+            assert status <= 0, err  # the child's own end, or a signal
+            bits = bits[len(done) :]
+            for line in lines:
+                if line[0] == "read":
+                    wrong, lost, all_named, where, _ = line[1:]
+                    assert wrong == []
+                    assert all_named
+                    assert set(where) <= {"index", "segments"}
+                    assert not lost or "index" in where
+                    found += bool(where)
+            if status:
+                # Whoever meets such an index loses this process, and `repo verify` tells why.
+                small.index_file.write_bytes(flipped(good, done[-1]))
+                assert rebuilt(small, truth)[1]
+    finally:
+        small.index_file.write_bytes(good)
+    assert found > FLIPS // 10
