@@ -28,6 +28,8 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
     },
     "Get back": {
         "restore": Listed("tools.cli.restore:restore", "Restore a backup point, or parts of it."),
+        "mount": Listed("tools.cli.mount:mount", "Show backup points as a file system."),
+        "umount": Listed("tools.cli.umount:umount", "Take a mount away."),
     },
     "Upkeep": {
         "verify": Listed("tools.cli.verify:verify", "Check the repository for damage."),

@@ -1,0 +1,1 @@
+"""Mount: a backup point as a tree of files, mounted or restored."""

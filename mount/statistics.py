@@ -1,0 +1,90 @@
+"""Statistics: what a running mount has done, told to whoever asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Final
+
+import trio
+
+from mount.cache import CacheCounts
+from mount.prefetcher import Prefetcher
+from mount.pusher import PushCounts
+from repo.errors import JobFailed
+
+_CREDENTIALS: Final = struct.Struct("iII")
+_ANSWER_SECONDS: Final = 5.0
+
+
+class Statistics:
+    """The counters of one mount."""
+
+    def __init__(self, cache: CacheCounts, prefetcher: Prefetcher, pushed: PushCounts) -> None:
+        self._pushed = pushed
+        self._cache = cache
+        self._prefetcher = prefetcher
+
+    def figures(self) -> dict[str, Any]:
+        """All counters by name."""
+        return {
+            **asdict(self._cache),
+            **asdict(self._prefetcher.counts),
+            **asdict(self._pushed),
+            "queue_depth": self._prefetcher.queue_depth,
+            "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "pid": os.getpid(),
+        }
+
+    def line(self) -> str:
+        """All counters in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.figures().items())
+
+
+def _address(device: str) -> str:
+    # A name in the abstract namespace: it goes with the process, and no file is left behind.
+    return f"\0repo-mount-{device}"
+
+
+async def answer_questions(
+    device: str,
+    statistics: Statistics,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Tell the statistics to any process of the same user, or of root, that connects."""
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        await listener.bind(_address(device))
+        listener.listen()
+        task_status.started()
+        while True:
+            connection, _ = await listener.accept()
+            with connection, trio.move_on_after(_ANSWER_SECONDS):
+                asked = connection.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+                )
+                _, uid, _ = _CREDENTIALS.unpack(asked)
+                if uid in (0, os.geteuid()):
+                    with suppress(OSError):
+                        await connection.send(json.dumps(statistics.figures()).encode())
+
+
+def ask(device: str, where: str) -> dict[str, Any]:
+    """The statistics of the mount with this device number. Raises JobFailed when none answers."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.connect(_address(device))
+            parts = []
+            while part := connection.recv(65536):
+                parts.append(part)
+        figures: dict[str, Any] = json.loads(b"".join(parts))
+    except (OSError, ValueError) as error:
+        raise JobFailed(
+            "the mount does not answer", where=where, next_step="ask as the user who mounted it"
+        ) from error
+    return figures
