@@ -23,7 +23,7 @@ from repo.types import Kind, SegmentId
 ENTRY = Entry(b"name \xff", Kind.FILE, 0o644, 1, 2, -5, 1 << 62, 0, (1 << 64) - 1, 1)
 TICKET = Ticket(SegmentId(b"s" * 16), b"salt" * 8, 7)
 
-TO_WORKER = [
+TO_WORKER: list[Any] = [
     channel.Start(
         1, b"keys", (1, 2, 3), 4, 5, (), (0, 1), 6, (8, 9), (Subject(b"rules", ((1, 2),)),)
     ),
@@ -41,7 +41,7 @@ TO_WORKER = [
     channel.Stop(),
 ]
 
-FROM_WORKER = [
+FROM_WORKER: list[Any] = [
     channel.Claim(1, b"k" * 32),
     channel.FrameReady(1, b"s" * 16, 2, 3, 4, b"chunks", 5),
     channel.Listed(
