@@ -548,6 +548,8 @@ class Job:
                 self._planner.add(work)
             self._retries.clear()
         for handle in workers:
+            if any(work.suspect for work in handle.held.values()):
+                continue  # it must be alone with it, to know what it dies of
             taken = self._planner.take(
                 workers=len(workers),
                 on_ranges=partial(_others_on_ranges, workers, handle),
@@ -620,8 +622,9 @@ class Job:
             self._burn(segment_id, count)
         # Its slots may still be on their way to the disk: they are free behind what was posted.
         self._committer.post(lambda: None, lambda: self._slots_free(handle.slots))
+        alone = len(handle.held) == 1
         for work in handle.held.values():
-            self._lost(work)
+            self._lost(work, alone=alone)
         self._claims.lost(handle.number)
         if self._dead_workers > TRIES_MAX * (self._options.streams + 1):
             self._fail(
@@ -639,8 +642,9 @@ class Job:
         self._dispatch()
         self._pool.flush()
 
-    def _lost(self, work: Work) -> None:
-        work.tries += 1
+    def _lost(self, work: Work, *, alone: bool) -> None:
+        work.suspect = True
+        work.tries += alone
         if work.tries < TRIES_MAX:
             self._planner.again(work)
             return

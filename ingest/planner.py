@@ -31,12 +31,15 @@ TRIES_MAX: Final = 3
 class Work:
     """A task and what its result belongs to. `last_try`: a failure now is a problem.
 
-    `tries` counts the workers that died over it.
+    `suspect`: a worker died while it held this task among others; from then on the task goes to
+    a worker that holds nothing else, and `tries` counts the workers that died over it alone. So
+    no task is given up for its neighbours.
     """
 
     task: Task
     directory: PendingDirectory
     large: LargeFile | None = None
+    suspect: bool = False
     tries: int = 0
     last_try: bool = False
 
@@ -95,9 +98,21 @@ class Planner:
         """
         ranges_turn = self._ranges and (not self._small or on_ranges() < max(1, workers // 2))
         if ranges_turn:
-            room = RANGES_AHEAD - holds
-            return [self._ranges.popleft() for _ in range(min(room, len(self._ranges)))]
+            room = min(RANGES_AHEAD - holds, len(self._ranges))
+            return _unsuspected(room, holds, lambda: self._ranges[0], self._ranges.popleft)
         if holds > BATCH_MAX // 2 or not self._small:
             return []
         fair = max(1, len(self._small) // (2 * workers))
-        return [self._small.pop() for _ in range(min(BATCH_MAX, fair))]
+        return _unsuspected(min(BATCH_MAX, fair), holds, lambda: self._small[-1], self._small.pop)
+
+
+def _unsuspected(
+    room: int, holds: int, look: Callable[[], Work], take: Callable[[], Work]
+) -> list[Work]:
+    """At most `room` works up to the first suspect one, which is taken alone or not at all."""
+    if room > 0 and look().suspect:
+        return [] if holds else [take()]
+    taken: list[Work] = []
+    while len(taken) < room and not look().suspect:
+        taken.append(take())
+    return taken
