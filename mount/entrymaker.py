@@ -124,13 +124,14 @@ class EntryMaker:
             self._problems.damage(entry.name, damage)
             return False
         except OSError as error:
-            self._failed(entry, error)
+            self.failed(entry, error)
             return False
         self.figures.files += 1
         self.figures.bytes += entry.size
         return True
 
-    def _failed(self, entry: Entry, error: OSError) -> None:
+    def failed(self, entry: Entry, error: OSError) -> None:
+        """Record that an entry could not be restored."""
         if is_in_the_way(error):
             self._problems.failed(entry.name, "replace", error, "a directory is in the way")
         elif entry.kind in _DEVICES and error.errno == errno.EPERM:

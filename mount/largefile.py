@@ -29,6 +29,8 @@ RANGE_BYTES: Final = 64 * MIB
 """A file with more content than this is restored in ranges of so much data each."""
 
 _RANGE_ROWS: Final = 8192
+_MODE: Final = 0o600
+"""Of a file in the making: its workers open it again and again."""
 
 
 class LargeFile:
@@ -41,7 +43,6 @@ class LargeFile:
         self._restorer = restorer
         self._mode = ""
         self._name = entry.name
-        self._made_with = 0
         self._outstanding = 0
         self._listed = False
         self._differing: set[int] = set()
@@ -66,7 +67,8 @@ class LargeFile:
             self._restorer.problems.damage(self.entry.name, damage)
             return False
         except OSError as error:
-            self._restorer.problems.failed(self.entry.name, "write", error)
+            self.abandon()
+            self._restorer.maker.failed(self.entry, error)
             return False
         return True
 
@@ -84,9 +86,8 @@ class LargeFile:
     def _make(self) -> str:
         """Make an empty file of the right size under a temporary name."""
         dirfd = self._target.open(self.site.path)
-        self._made_with = self._restorer.maker.mode_of_new(self.site, self.entry)
         name = temporary_name()
-        fd = os.open(name, NEW, self._made_with, dir_fd=dirfd)
+        fd = os.open(name, NEW, _MODE, dir_fd=dirfd)
         self._name = name
         try:
             self._restorer.attributes.set_before_content(fd, self.entry)
@@ -113,7 +114,7 @@ class LargeFile:
                 )
         except Damaged as damage:
             self._restorer.problems.folder = self.site.path
-            self._fail()
+            self._failed = True
             self._restorer.problems.damage(self.entry.name, damage)
         self._listed = True
 
@@ -134,9 +135,6 @@ class LargeFile:
         self._numbers.pop(task, None)
         self._failed = True
 
-    def _fail(self) -> None:
-        self._failed = True
-
     def end_phase(self) -> bool:
         """What follows when a phase has ended. Returns whether there is another one."""
         self._restorer.problems.folder = self.site.path
@@ -152,7 +150,7 @@ class LargeFile:
             self._finish()
         except OSError as error:
             self.abandon()
-            self._restorer.problems.failed(self.entry.name, "write", error)
+            self._restorer.maker.failed(self.entry, error)
             return False
         figures.files += 1
         figures.bytes += self.entry.size
@@ -184,9 +182,7 @@ class LargeFile:
             if self._name is self.entry.name:
                 self._restorer.attributes.fix(OpenHandle(fd), self.entry)
             else:
-                self._restorer.maker.finish_new(
-                    self.site, dirfd, fd, self.entry, self._made_with, self._name
-                )
+                self._restorer.maker.finish_new(self.site, dirfd, fd, self.entry, _MODE, self._name)
         finally:
             os.close(fd)
 

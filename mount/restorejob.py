@@ -190,6 +190,7 @@ class RestoreJob:
                 self._take(worker.held.pop(message.task), message)
             case Ready():
                 worker.ready = True
+                self._plan.enlarge_tasks(self._chosen, self.streams)
             case Ask():
                 answers = self._registry.ask(worker.number, message.asked)
                 pool.send(worker, Answers(answers))

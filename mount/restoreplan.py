@@ -20,9 +20,13 @@ from repo.format.node import Entry, pack_entries
 from repo.tree import Tree
 from repo.types import MIB, Kind
 
-BATCH_ENTRIES: Final = 512
-BATCH_BYTES: Final = 16 * MIB
-"""A task is closed when it holds so many entries or bytes, all below counted."""
+BATCH_ENTRIES_LEAST: Final = 256
+BATCH_ENTRIES_MOST: Final = 4096
+BATCH_BYTES_LEAST: Final = 8 * MIB
+BATCH_BYTES_MOST: Final = 128 * MIB
+TASKS_PER_STREAM: Final = 16
+"""What neighbours share a frame with is best left to one worker, which opens it once: so tasks are
+as large as leaves this many for each stream, within the bounds above."""
 
 Selection: TypeAlias = "dict[bytes, Selection | None]"
 """Names of a directory, each with what is chosen below it; None: everything."""
@@ -118,12 +122,11 @@ class _Open:
         self.weight = 0
         self.bytes = 0
 
-    def add(self, entry: Entry) -> bool:
-        """Take an entry; whether the batch is full now."""
+    def add(self, entry: Entry) -> None:
+        """Take an entry."""
         self.batch.append(entry)
         self.weight += entry.entries_below + 1
         self.bytes += entry.bytes_below if entry.kind == Kind.DIRECTORY else entry.size
-        return self.weight >= BATCH_ENTRIES or self.bytes >= BATCH_BYTES
 
 
 class RestorePlan:
@@ -133,6 +136,8 @@ class RestorePlan:
         self, tree: Tree, target: Target, restorer: Restorer, *, divide_files: bool
     ) -> None:
         """`divide_files`: large files become ranges, for there are several workers."""
+        self.batch_entries = BATCH_ENTRIES_LEAST
+        self.batch_bytes = BATCH_BYTES_LEAST
         self._tree = tree
         self._target = target
         self._restorer = restorer
@@ -141,6 +146,14 @@ class RestorePlan:
         self._works: Iterator[Work] = iter(())
         self._phases: deque[Iterator[Work]] = deque()
         self._large: set[LargeFile] = set()
+
+    def enlarge_tasks(self, chosen: Chosen, streams: int) -> None:
+        """From now on make tasks as large as is good for so many workers."""
+        tasks = streams * TASKS_PER_STREAM
+        self.batch_entries = min(
+            max(chosen.entries // tasks, BATCH_ENTRIES_LEAST), BATCH_ENTRIES_MOST
+        )
+        self.batch_bytes = min(max(chosen.bytes // tasks, BATCH_BYTES_LEAST), BATCH_BYTES_MOST)
 
     def begin(self, root: Entry, selection: Selection | None, *, fresh: bool) -> None:
         """Say what there is to do. `fresh`: the root of the target was just made."""
@@ -183,8 +196,10 @@ class RestorePlan:
                 if level.batch:
                     yield self._close(level)
                 yield from self._divided(level.pending, entry)
-            elif level.add(entry):
-                yield self._close(level)
+            else:
+                level.add(entry)
+                if level.weight >= self.batch_entries or level.bytes >= self.batch_bytes:
+                    yield self._close(level)
 
     def _opened(
         self,
@@ -202,12 +217,14 @@ class RestorePlan:
             entries = (entry for entry in found if entry is not None)
         return _Open(pending, directory.volume, entries, selection)
 
-    @staticmethod
-    def _is_entered(entry: Entry, selection: Selection | None) -> bool:
+    def _is_entered(self, entry: Entry, selection: Selection | None) -> bool:
         if entry.kind != Kind.DIRECTORY:
             return False
-        too_much = entry.entries_below >= BATCH_ENTRIES or entry.bytes_below >= BATCH_BYTES
-        return too_much or selection is not None
+        return (
+            selection is not None
+            or entry.entries_below >= self.batch_entries
+            or entry.bytes_below >= self.batch_bytes
+        )
 
     def _is_divided(self, entry: Entry) -> bool:
         return (

@@ -265,4 +265,4 @@ class Target:
 
 def is_in_the_way(error: OSError) -> bool:
     """Whether a directory that is not empty stands where another kind of entry belongs."""
-    return error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+    return error.errno == errno.ENOTEMPTY

@@ -109,7 +109,8 @@ def make_small(monkeypatch: pytest.MonkeyPatch, *, range_bytes: int = 1 << 20) -
     monkeypatch.setattr(restorejob, "SMALL_ENTRIES", 0)
     monkeypatch.setattr(restorejob, "_PROGRESS_SECONDS", 0)
     monkeypatch.setattr(restorejob.RestoreJob, "_one_here", lambda _job: True)  # leave it to them
-    monkeypatch.setattr(restoreplan, "BATCH_ENTRIES", 8)
+    for limit in ("BATCH_ENTRIES_LEAST", "BATCH_ENTRIES_MOST"):
+        monkeypatch.setattr(restoreplan, limit, 8)
     monkeypatch.setattr(restoreplan, "RANGE_BYTES", range_bytes)
     monkeypatch.setattr(largefile, "RANGE_BYTES", range_bytes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mount import listing
 from mount.restore import RestoreSummary
 from repo.errors import Damaged
-from repo.format.node import Entry, Extent, pack_extents
+from repo.format.node import HOLE, Entry, Extent, pack_extents
 from repo.types import MIB, Kind
 from tests.mount.restoring import Store, leftovers, make_small, node_of
 from tests.support import compare, oddities
@@ -235,6 +236,35 @@ def test_an_absurd_entry_is_refused_and_named(
         assert (target / "evil" / "a").read_text() == "mine"
     else:
         assert os.listdir(target / "evil") == []
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_file_beyond_what_the_target_can_hold_leaves_nothing(
+    store: Store, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch)
+    size = 1 << 62
+    store.publish([_file(b"a", pack_extents([(HOLE, size)]), size), _file(b"b")])
+    summary = store.restore(tmp_path / "target", streams=streams)
+    assert [(p.path, p.step, p.errno) for p in summary.problems] == [(b"a", "write", errno.EFBIG)]
+    assert os.listdir(tmp_path / "target") == ["b"]
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_large_file_does_not_take_the_place_of_a_full_directory(
+    store: Store, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch)
+    store.publish([_file(b"a", pack_extents([(HOLE, 9 * MIB)]), 9 * MIB)])
+    target = tmp_path / "target"
+    (target / "a").mkdir(parents=True)
+    assert store.restore(target, streams=streams).problems == []
+    assert (target / "a").stat().st_size == 9 * MIB
+    (target / "a").unlink()
+    (target / "a" / "mine").mkdir(parents=True)
+    summary = store.restore(target, streams=streams)
+    assert [(p.path, p.step) for p in summary.problems] == [(b"a", "replace")]
+    assert os.listdir(target) == ["a"]
 
 
 def test_totals_that_lie_do_no_harm(

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,18 +17,11 @@ from repo.errors import Interrupted, RepositoryFailed
 from repo.storage.fetcher import Fetcher
 from repo.types import KIB, MIB
 from tests.mount.restoring import Store, leftovers, make_small
-from tests.support import chattr, compare, need, oddities
+from tests.support import chattr, compare, loopfs, need, oddities
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
-@pytest.fixture
-def source(store: Store, tmp_path: Path) -> Path:
+def _tree(store: Store, source: Path) -> None:
     """Some hundred small files, and large ones; backed up."""
-    source = tmp_path / "source"
     for number in range(30):
         folder = source / f"{number % 5}" / f"{number}"
         folder.mkdir(parents=True)
@@ -36,7 +30,30 @@ def source(store: Store, tmp_path: Path) -> Path:
     for seed, name in enumerate(("0/large", "4/large")):
         (source / name).write_bytes(oddities.content(1000 + seed, 12 * MIB))
     store.ingest(source)
-    return source
+
+
+class Saved(NamedTuple):
+    """A tree and the repository that holds it."""
+
+    store: Store
+    source: Path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A tree that nobody changes."""
+    folder = tmp_path_factory.mktemp("saved")
+    store = Store(folder)
+    _tree(store, folder / "source")
+    return Saved(store, folder / "source")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Saved:
+    """A tree of the test's own."""
+    store = Store(tmp_path)
+    _tree(store, tmp_path / "source")
+    return Saved(store, tmp_path / "source")
 
 
 @pytest.mark.parametrize(
@@ -51,9 +68,10 @@ def source(store: Store, tmp_path: Path) -> Path:
     ],
 )
 def test_a_signal_ends_it_cleanly_and_the_next_one_completes_it(
-    store: Store, source: Path, tmp_path: Path, number: signal.Signals, streams: int, files: int,
+    saved: Saved, tmp_path: Path, number: signal.Signals, streams: int, files: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    store, source = saved
     make_small(monkeypatch, range_bytes=512 * KIB)
     target = tmp_path / "target"
     sent = False
@@ -78,8 +96,9 @@ def test_a_signal_ends_it_cleanly_and_the_next_one_completes_it(
 
 
 def test_what_was_protected_is_protected_again_after_an_interruption(
-    store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = saved.store
     need.root()
     make_small(monkeypatch)
     target = tmp_path / "target"
@@ -110,8 +129,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def test_a_second_signal_does_not_wait_for_workers(
-    store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = saved.store
     make_small(monkeypatch)
     pids: list[int] = []
 
@@ -148,8 +168,9 @@ def _kill_once(times: int) -> Callable[[RestoreProgress], None]:
 
 @pytest.mark.parametrize("times", [1, 4])
 def test_a_worker_that_dies_costs_nothing_but_time(
-    store: Store, source: Path, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
+    own: Saved, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store, source = own
     make_small(monkeypatch, range_bytes=512 * KIB)
     for number in range(10):  # links, which one worker may have promised to the other
         os.link(source / "0" / "0" / "file-0", source / "4" / f"again-{number}")
@@ -161,8 +182,9 @@ def test_a_worker_that_dies_costs_nothing_but_time(
 
 
 def test_what_kills_every_worker_is_left_out_and_named(
-    store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store, source = own
     make_small(monkeypatch)
     monkeypatch.setattr("mount.restorepool.WORKER", "tests.mount.oddworker")
     (source / "3" / "die here").touch()
@@ -178,8 +200,9 @@ def test_what_kills_every_worker_is_left_out_and_named(
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_a_failing_repository_ends_it(
-    store: Store, source: Path, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
+    own: Saved, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store, source = own
     make_small(monkeypatch)
     target = tmp_path / "target"
     (source / "2" / "fail here").touch()
@@ -202,10 +225,9 @@ def test_a_failing_repository_ends_it(
 
 
 def test_a_full_target_is_a_problem_of_each_file(
-    store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support import loopfs
-
+    store, source = saved
     with loopfs.mounted("tmpfs", tmp_path, size_bytes=4 * MIB) as filesystem:
         target = filesystem.path / "target"
         summary = store.restore(target, paths=[b"0", b"1"])
