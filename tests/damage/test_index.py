@@ -126,7 +126,7 @@ def test_flipped_bits_serve_nothing_wrong_and_are_found(
     good = small.index_file.read_bytes()
     rng = random.Random(4)
     used = [at for at, value in enumerate(good) if value]
-    count = FLIPS * (20 if request.config.getoption("--deep") else 1)
+    count = FLIPS * (10 if request.config.getoption("--deep") else 1)
     bits = [8 * at + rng.randrange(8) for at in rng.choices(used, k=count)]
     (tmp_path / "truth").write_text(
         json.dumps(

@@ -282,7 +282,7 @@ def test_a_file_that_kills_every_worker_is_a_problem_and_nothing_more(
             os.kill(call.process, signal.SIGKILL)
 
     result = traced_workers(made, tree, decide)
-    assert len(killed) == 3
+    assert len(killed) in (TRIES_MAX, TRIES_MAX + 1), "the first may have held other tasks too"
     assert result.status == 3, result
     with readback.opened(made) as repository:
         (point,) = repository.points()
