@@ -161,12 +161,12 @@ def told(what: str, result: Traced) -> Iterator[None]:
         raise
 
 
-def sample(calls: list[Call], count: int) -> Iterator[Call]:
-    """So many calls spread over all of them; all when count is 0."""
-    step = len(calls) / count if count else 1
-    for place in range(count or len(calls)):
-        if int(place * step) < len(calls):
-            yield calls[int(place * step)]
+def sample(calls: list[Call], count: int) -> list[Call]:
+    """So many calls spread over all of them, the first and the last included; all when 0."""
+    if not 1 < count < len(calls):
+        return calls
+    step = (len(calls) - 1) / (count - 1)
+    return [calls[round(place * step)] for place in range(count)]
 
 
 def at(call: Call, answer: object) -> tracer.Decide:
