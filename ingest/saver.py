@@ -9,6 +9,7 @@ from typing import Final
 from ingest.filereader import (
     ContentReader,
     Hole,
+    Xattrs,
     flags_fd,
     open_file_stat,
     read_small,
@@ -26,6 +27,9 @@ from repo.kernel.cut import Cutter
 from repo.types import Kind
 
 Version = tuple[int, int, int, int, int]
+
+EXTENTS_BYTES_MAX: Final = limits.EXTENT_ROWS_MAX * EXTENT_ROW.size
+"""Extents beyond this do not fit into an entry."""
 
 _FILE: Final = Kind.FILE
 _SYMLINK: Final = Kind.SYMLINK
@@ -70,22 +74,28 @@ class Saver:
                 flags = flags_fd(fd)
             except OSError as error:
                 return failed(name, "xattr", error)
+            if xattrs and (size := xattr_bytes(xattrs)) > limits.ENTRY_BYTES_MAX:
+                return _too_many(name, size)
             if stat.size > self._range_bytes:
-                entry = file_entry(name, stat, stat.size, b"", flags, xattrs)
-                return _checked(Deferred(entry, version_of(stat)))
+                return self._deferred(name, stat, flags, xattrs)
             try:
                 extents, size, detail = self._content(fd, stat)
                 if not self._frozen and not detail and torn(stat, stat_fd(fd)):
                     detail = "changed while it was read"
             except OSError as error:
                 return failed(name, "read", error)
+            if len(extents) > EXTENTS_BYTES_MAX:
+                return self._deferred(name, stat, flags, xattrs)
             entry = file_entry(name, stat, size, extents, flags, xattrs)
             read = size if stat.blocks * 512 >= size else data_bytes(extents)
-            if detail:
-                return Torn(entry, read, detail)
-            return _checked(Saved(entry, read)) if xattrs else Saved(entry, read)
+            return Torn(entry, read, detail) if detail else Saved(entry, read)
         finally:
             os.close(fd)
+
+    @staticmethod
+    def _deferred(name: bytes, stat: Stat, flags: int, xattrs: Xattrs) -> Deferred:
+        """A file whose extents need pages, which the master makes: it is large or in tatters."""
+        return Deferred(file_entry(name, stat, stat.size, b"", flags, xattrs), version_of(stat))
 
     def _content(self, fd: int, stat: Stat) -> tuple[bytes, int, str]:
         """Read a whole file: packed extents, bytes covered, and what makes it torn ("")."""
@@ -151,7 +161,9 @@ class Saver:
             target=target,
             rdev=stat.rdev,
         )
-        return _checked(Saved(entry))
+        if xattrs and (size := xattr_bytes(xattrs)) > limits.ENTRY_BYTES_MAX:
+            return _too_many(name, size)
+        return Saved(entry)
 
 
 def data_bytes(extents: bytes) -> int:
@@ -165,7 +177,7 @@ def file_entry(
     size: int,
     extents: bytes,
     flags: int,
-    xattrs: tuple[tuple[bytes, bytes], ...],
+    xattrs: Xattrs,
 ) -> Entry:
     """The entry of a regular file."""
     _, mode, uid, gid, _, _, mtime_ns, ctime_ns, btime_ns, inode, nlink, _, _, _, _ = stat
@@ -175,13 +187,13 @@ def file_entry(
     )  # fmt: skip
 
 
-def _checked(outcome: Saved | Deferred) -> Saved | Deferred | Failed:
-    """Refuse an entry whose extended attributes are beyond what a node may hold."""
-    entry = outcome.entry
-    size = sum(len(name) + len(value) for name, value in entry.xattrs)
-    if size > limits.ENTRY_BYTES_MAX:
-        return Failed(entry.name, "xattr", 0, f"has {size} bytes of extended attributes")
-    return outcome
+def xattr_bytes(xattrs: Xattrs) -> int:
+    """What extended attributes take of a node."""
+    return sum(len(name) + len(value) for name, value in xattrs)
+
+
+def _too_many(name: bytes, size: int) -> Failed:
+    return Failed(name, "xattr", 0, f"has {size} bytes of extended attributes")
 
 
 def directory_entry(name: bytes, fd: int, stat: Stat, volume: int) -> Entry:

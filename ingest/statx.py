@@ -21,6 +21,13 @@ from repo.types import Kind
 
 _NANOSECONDS: Final = 1_000_000_000
 
+TIME_MIN: Final = -(1 << 63)
+TIME_MAX: Final = (1 << 63) - 1
+"""What nanoseconds since 1970 in 64 bits can hold: the years 1677 to 2262. A time that a file
+system has beyond them becomes the nearest of these two."""
+
+_SECONDS: Final = TIME_MAX // _NANOSECONDS
+
 # struct statx of linux/stat.h; atime and what we have no use for are padding.
 _STATX = Struct(
     "<8x"  # mask, blksize
@@ -120,6 +127,9 @@ def _decode(buffer: ctypes.Array[ctypes.c_char]) -> Stat:
     kind = _KINDS.get(mode >> 12)
     if kind is None:
         raise OSError(errno.EINVAL, f"unknown kind of file: mode {mode:o}")
+    if not (-_SECONDS < mtime < _SECONDS and -_SECONDS < btime < _SECONDS):
+        mtime, mtime_part = _nearest(mtime, mtime_part)
+        btime, btime_part = _nearest(btime, btime_part)
     # tuple.__new__ instead of Stat(): a third of the time.
     return _new(
         Stat,
@@ -133,6 +143,12 @@ def _decode(buffer: ctypes.Array[ctypes.c_char]) -> Stat:
             _makedev(major, minor), mount_id, attributes,
         ),
     )  # fmt: skip
+
+
+def _nearest(seconds: int, part: int) -> tuple[int, int]:
+    """A time as 64 bits hold it, in seconds and nanoseconds."""
+    nanoseconds = min(max(seconds * _NANOSECONDS + part, TIME_MIN), TIME_MAX)
+    return divmod(nanoseconds, _NANOSECONDS)
 
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
-from errno import ENOENT
+from errno import ENAMETOOLONG, ENOENT
 
 import msgspec
 from xxhash import xxh32_intdigest
@@ -35,8 +35,8 @@ from ingest.exclusion import CACHE_TAG, Exclusion, is_cache_directory
 from ingest.filereader import open_file_stat
 from ingest.mounts import pseudo_file_system
 from ingest.outcome import Deferred, Failed, Saved, Torn, failed, problem
-from ingest.saver import Saver, data_bytes, directory_entry, version_of
-from ingest.statx import DirectoryOpener, Stat, stat_fd
+from ingest.saver import Saver, data_bytes, directory_entry, version_of, xattr_bytes
+from ingest.statx import TIME_MAX, TIME_MIN, DirectoryOpener, Stat, stat_fd
 from ingest.stream import Halting, Stopped, Stream
 from ingest.task import ListTask, PartTask, Path, RangeTask, Subject, Task
 from repo.format import limits
@@ -174,6 +174,9 @@ class Worker:
             directories, others = self._names(source, task.path, fd)
         except OSError as error:
             return self._unlisted(task, error)
+        entry, problems = _fitting(entry, task.path)
+        others = [named for named in others if _named_well(named[0], task.path, problems)]
+        directories = [d for d in directories if _named_well(d.name, task.path, problems)]
         later = others[limits.PAGE_ENTRIES_MAX :]
         parts = [
             pack_names(later[at : at + limits.PAGE_ENTRIES_MAX])
@@ -192,6 +195,7 @@ class Worker:
             runs=found.runs,
             parts=parts,
             failed=[pack_names(found.failed)] if found.failed else [],
+            problems=problems + found.problems,
             owners=self._new_owners(((stat.uid, stat.gid),)),
         )
 
@@ -256,9 +260,14 @@ class Worker:
                 entry = outcome.entry
                 owners.add((entry.uid, entry.gid))
                 found.add(entry, outcome.bytes_read)
+                if not TIME_MIN < entry.mtime_ns < TIME_MAX:
+                    found.problems.append(_other_time(path, name))
             elif isinstance(outcome, Deferred):
-                owners.add((outcome.entry.uid, outcome.entry.gid))
+                entry = outcome.entry
+                owners.add((entry.uid, entry.gid))
                 found.defer(outcome)
+                if not last and not TIME_MIN < entry.mtime_ns < TIME_MAX:
+                    found.problems.append(_other_time(path, name))
             elif isinstance(outcome, Torn | Failed):
                 if not last:
                     found.failed.append((name, regular))
@@ -302,6 +311,32 @@ class Worker:
         return RangeSaved(
             task.id, self._stream.claims, b"", 0, 0, what.detail, errno=what.errno or -1
         )
+
+
+def _named_well(name: bytes, path: Path, problems: list[Problem]) -> bool:
+    """Whether a node can hold a name: the kernel lets some file systems have longer ones."""
+    if len(name) <= limits.NAME_BYTES_MAX:
+        return True
+    detail = f"its name has {len(name)} bytes"
+    problems.append(problem(path, Failed(name, "list", ENAMETOOLONG, detail)))
+    return False
+
+
+def _fitting(entry: Entry, path: Path) -> tuple[Entry, list[Problem]]:
+    """The entry of a directory as a node can hold it, and what that leaves out."""
+    problems: list[Problem] = []
+    if entry.xattrs and (size := xattr_bytes(entry.xattrs)) > limits.ENTRY_BYTES_MAX:
+        detail = f"has {size} bytes of extended attributes: they are left out"
+        problems.append(Problem(b"/".join(path) or b".", "xattr", 0, detail))
+        entry = msgspec.structs.replace(entry, xattrs=())
+    if not TIME_MIN < entry.mtime_ns < TIME_MAX:
+        problems.append(_other_time(path[:-1], entry.name or b"."))
+    return entry, problems
+
+
+def _other_time(path: Path, name: bytes) -> Problem:
+    detail = "its time of modification lies outside 1677 to 2262: saved with the nearest time"
+    return problem(path, Failed(name, "stat", 0, detail))
 
 
 def _absence(subject: Subject, task: ListTask, stat: Stat) -> tuple[str, str]:

@@ -252,6 +252,34 @@ def test_a_file_that_can_be_read_at_the_second_try(
     assert b"/file" in held
 
 
+def test_files_of_a_directory_of_pages_that_can_be_read_at_the_second_try(
+    made: command.Repository, tmp_path: Path
+) -> None:
+    """They come in one by one, beside the pages that the rest of the directory makes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(4500):
+        (source / f"{number:04}").write_bytes(b"%d" % number)
+    failed: set[str] = set()
+
+    def decide(call: Call) -> int | None:
+        if call.path.endswith("00") and call.path not in failed:
+            failed.add(call.path)
+            return errno.EIO
+        return None
+
+    _, problems, _ = traced(made, source, decide)
+    assert len(failed) == 45
+    assert problems == []
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        assert readback.differences(repository, point, source) == []
+        node = repository.tree.node(point.root)
+        assert node.joined.total == 45
+        assert node.listed.total == 4455
+        assert node.listed.pages
+
+
 def test_a_directory_that_cannot_be_listed(made: command.Repository, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "bad").mkdir(parents=True)
@@ -283,6 +311,59 @@ def test_a_source_that_cannot_be_listed_at_all_makes_no_point(
     assert "no source could be read" in result.err
     with readback.opened(made) as repository:
         assert repository.points() == []
+
+
+def test_a_source_that_disappears_makes_no_point(made: command.Repository, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(content(100))
+
+    def decide(call: Call) -> None:
+        if call.path == str(source / "file"):
+            source.rename(tmp_path / "elsewhere")
+
+    result = tracer.run(
+        command.words("ingest", source),
+        env=made.env,
+        folder=made.home,
+        under=[source],
+        calls=tracer.READING,
+        decide=decide,
+    )
+    assert result.status == 7
+    assert "the source disappeared" in result.err
+    with readback.opened(made) as repository:
+        assert repository.points() == []
+
+
+@pytest.mark.parametrize("what", ["segments", "points", "index"])
+def test_a_repository_that_disappears_is_told_of(
+    made: command.Repository, tmp_path: Path, what: str
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(content(3 * MIB))
+
+    def decide(call: Call) -> None:
+        if call.path == str(source / "file") and (made.path / what).exists():
+            (made.path / what).rename(tmp_path / "elsewhere")
+
+    result = tracer.run(
+        command.words("ingest", source),
+        env=made.env,
+        folder=made.home,
+        under=[source],
+        calls=tracer.READING,
+        decide=decide,
+    )
+    assert result.status in (1, 12), result
+    assert "internal error" not in result.err
+    if (made.path / what).exists():
+        shutil.rmtree(made.path / what)
+    (tmp_path / "elsewhere").rename(made.path / what)
+    made.run("ingest", source)
+    with readback.opened(made) as repository:
+        assert readback.differences(repository, repository.points()[-1], source) == []
 
 
 def test_blocks_that_really_cannot_be_read(made: command.Repository, tmp_path: Path) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ingest import worker
+from repo.format import limits
+from repo.format.manifest import Problem
 from repo.types import KIB, MIB, TIB, Kind
 from tests.support import command, loopfs, need, oddities, readback
 
@@ -122,6 +129,114 @@ def test_a_sparse_file_of_a_tebibyte_takes_no_room(
     assert summary["bytes_read"] < MIB
     assert summary["bytes_stored"] < MIB
     check(made, source)
+
+
+@pytest.mark.parametrize("size", [36 * MIB, 72 * MIB], ids=["whole", "ranges"])
+def test_a_file_in_tatters(made: command.Repository, tmp_path: Path, size: int) -> None:
+    """More extents than an entry holds: once, such a point was published and could not be read."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with open(source / "file", "wb") as file:
+        for number, place in enumerate(range(0, size, 8 * KIB)):
+            file.seek(place)
+            file.write(number.to_bytes(4, "big") * KIB)
+    (source / "other").touch()
+    made.run("ingest", source)
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        extents = repository.tree.extents(repository.tree.resolve(point.root, b"file"))
+        assert len(list(extents)) > limits.EXTENT_ROWS_MAX
+        assert readback.differences(repository, point, source) == []
+
+
+def test_times_that_nanoseconds_cannot_hold(made: command.Repository, tmp_path: Path) -> None:
+    """Once, a single such file ended the whole job."""
+    beyond = {"2262": 1 << 63, "2554": 1 << 64, "1677": -(1 << 63) - 1, "far": 10**22}
+    with loopfs.mounted("tmpfs", tmp_path) as filesystem:
+        source = filesystem.path / "source"
+        (source / "directory").mkdir(parents=True)
+        (source / "good").touch()
+        for name, when in beyond.items():
+            (source / name).write_text(name)
+            touch(source / name, when)
+        with open(source / "large", "wb") as file:
+            file.truncate(70 * MIB)
+        touch(source / "large", 10**22)
+        touch(source / "directory", 10**22)
+        touch(source, 10**22)
+        made.run("ingest", source, status=3)
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        found = readback.problems(repository, point)
+        changed = {name.encode() for name in beyond} | {b".", b"directory", b"large"}
+        assert sorted(problem.path for problem in found) == sorted(changed)
+        held = {entry.name: entry for entry in repository.tree.entries(point.root)}
+        assert set(held) == (changed - {b"."}) | {b"good"}
+        assert held[b"1677"].mtime_ns == -(1 << 63)
+        assert held[b"2554"].mtime_ns == held[b"large"].mtime_ns == (1 << 63) - 1
+
+
+def touch(path: Path, when_ns: int) -> None:
+    """Set a time that Python's own calls refuse."""
+    seconds, rest = divmod(when_ns, 10**9)
+    words = ["touch", "--date", f"@{seconds}.{rest:09}", str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def test_more_attributes_than_a_node_can_hold(made: command.Repository, tmp_path: Path) -> None:
+    with loopfs.mounted("tmpfs", tmp_path) as filesystem:
+        source = filesystem.path / "source"
+        (source / "directory").mkdir(parents=True)
+        (source / "directory" / "below").touch()
+        (source / "file").touch()
+        (source / "good").touch()
+        for number in range(140):
+            os.setxattr(source / "directory", f"user.{number}", content(65_000, number))
+            os.setxattr(source / "file", f"user.{number}", content(65_000, number))
+        made.run("ingest", source, status=3)
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        found = [(problem.path, problem.step) for problem in readback.problems(repository, point)]
+        assert sorted(found) == [(b"directory", "xattr"), (b"file", "xattr")]
+        held = readback.content(repository, point)
+        assert held.keys() == {b"", b"/directory", b"/directory/below", b"/good"}
+
+
+def test_names_longer_than_a_node_can_hold() -> None:
+    """The kernel lets FUSE file systems have them."""
+    problems: list[Problem] = []
+    assert worker._named_well(b"n" * 255, (b"a",), problems)
+    assert problems == []
+    assert not worker._named_well(b"n" * 256, (b"a",), problems)
+    assert [(problem.path, problem.errno) for problem in problems] == [
+        (b"a/" + b"n" * 256, errno.ENAMETOOLONG)
+    ]
+
+
+@pytest.fixture
+def deep_folder() -> Iterator[Path]:
+    """A folder of its own: pytest's, cleared by recursion, would end a later run of all tests."""
+    folder = Path(tempfile.mkdtemp(prefix="repo-deep-"))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["rm", "--recursive", folder], check=True)
+
+
+def test_a_very_deep_tree(made: command.Repository, deep_folder: Path) -> None:
+    fd = os.open(deep_folder, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    summary = made.run("ingest", deep_folder, "--json").summary()
+    assert (summary["files"], summary["directories"]) == (1, 1501)
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        assert readback.content(repository, point).keys() >= {b"/d" * 1500 + b"/file"}
 
 
 def test_what_is_stored_already_is_not_stored_again(

@@ -249,6 +249,36 @@ def test_a_worker_killed_before_it_sends_a_message(
     complete_in_spite_of(made, source, result, killed)
 
 
+@pytest.mark.parametrize("after_sends", [0, 1, 2])
+@pytest.mark.parametrize("entry", ["0100", "4500"])
+def test_a_worker_killed_over_a_directory_of_pages(
+    made: command.Repository, tmp_path: Path, entry: str, after_sends: int
+) -> None:
+    """What it had saved of the directory is saved again, in the order that look-ups rely on."""
+    source = tmp_path / "source"
+    for number in range(20):
+        (source / f"{number}").mkdir(parents=True)
+        (source / f"{number}" / "file").touch()
+    (source / "many").mkdir()
+    for number in range(5000):
+        (source / "many" / f"{number:04}").write_bytes(b"%d" % (number // 2))
+    killed: list[int] = []
+    reading: list[int] = []
+    sent: list[Call] = []
+
+    def decide(call: Call) -> None:
+        if call.path == str(source / "many" / entry) and not killed:
+            reading.append(call.process)
+        if call.process in reading:
+            sent.extend([call] * (call.name == "sendto"))
+            if len(sent) == after_sends and not killed:
+                killed.append(call.process)
+                os.kill(call.process, signal.SIGKILL)
+
+    result = traced_workers(made, source, decide)
+    complete_in_spite_of(made, source, result, killed)
+
+
 @pytest.mark.parametrize("each", [3, 7])
 def test_workers_that_die_one_after_another(
     made: command.Repository, source: Path, each: int

@@ -271,6 +271,27 @@ def test_files_and_directories_that_may_not_be_read(
     assert "dir/inside" in names(made)
 
 
+def test_files_that_may_not_be_read_in_a_directory_of_pages(
+    made: command.Repository, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(9000):
+        (source / f"{number:04}").write_bytes(b"%d" % (number % 50))
+        if number % 300 == 7:
+            (source / f"{number:04}").chmod(0)
+    status, text = powerless(made, "ingest", source, "--streams", "2")
+    assert status == 3, text
+    closed = {b"%04d" % number for number in range(9000) if number % 300 == 7}
+    with readback.opened(made) as repository:
+        point = repository.points()[-1]
+        assert {each.path for each in readback.problems(repository, point)} == closed
+        held = {entry.name for entry in repository.tree.entries(point.root)}
+        assert held == {b"%04d" % number for number in range(9000)} - closed
+        for name in held:
+            assert repository.tree.lookup(point.root, name) is not None
+
+
 def test_very_many_directories_that_may_not_be_read(
     made: command.Repository, tmp_path: Path
 ) -> None:
