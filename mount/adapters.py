@@ -7,6 +7,7 @@ same work through libfuse and is kept beside it: the two check each other in the
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Protocol
 
 import trio
@@ -50,9 +51,12 @@ class Adapter(Protocol):
 class OwnLoop:
     """The adapter that reads the device itself."""
 
-    def __init__(self, answers: Answers, bell: Bell, *, changes: bool) -> None:
+    def __init__(
+        self, answers: Answers, bell: Bell, requests: Counter[str], *, changes: bool
+    ) -> None:
         self._answers = answers
         self._bell = bell
+        self._requests = requests
         self._changes = changes
         self._device: Device | None = None
         self.initialised = trio.Event()
@@ -61,7 +65,12 @@ class OwnLoop:
         """See Adapter."""
         fd = attach(where, source, allow_other=allow_other)
         self._device = Device(
-            fd, self._answers, self._bell, self.initialised, changes=self._changes
+            fd,
+            self._answers,
+            self._bell,
+            self.initialised,
+            self._requests,
+            changes=self._changes,
         )
 
     def store(self, number: int, offset: int, parts: Parts) -> None:

@@ -8,8 +8,8 @@ content was stored.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -17,16 +17,16 @@ import trio
 
 from mount.bell import Bell
 from mount.cache import FrameCache
-from mount.content import Content, place_starts
+from mount.content import Content, single_chunk
 from mount.prefetcher import Prefetcher
 from mount.pusher import Parts, Pusher
 from mount.readahead import Detector, Habit, Plan, Stream
 from mount.shelf import Shelf
 from mount.source import Blocked, FramesMissing
-from mount.vfs import Branch, FileTree, Walked
+from mount.vfs import Branch, FileTree, Walked, WeightedCache
 from repo.errors import RepoError
 from repo.reader import FrameKey
-from repo.types import KIB, MIB, Kind
+from repo.types import KIB, MIB, ChunkId, Kind
 
 BYTES: Final = Habit(slack=2 * MIB, first=2 * MIB, most=64 * MIB)
 RANKS: Final = Habit(slack=64, first=64, most=2048, hits=3)
@@ -40,7 +40,8 @@ PUSHED_AT_ONCE: Final = 64
 PUSHED_BYTES_MAX: Final = 128 * KIB
 """How many files are handed to the kernel unasked at a time, and how large they may be."""
 
-_FILES_HELD: Final = 256
+DETECTORS_HELD: Final = 256
+"""Files, and points, whose readers are watched at a time."""
 
 log = logging.getLogger("repo.mount")
 
@@ -63,8 +64,8 @@ class Ahead:
         self._cache = cache
         self._pusher = pusher
         self._bell = bell
-        self._files: OrderedDict[int, Detector] = OrderedDict()
-        self._trees: dict[int, Detector] = {}
+        self._files: WeightedCache[int, Detector] = WeightedCache(DETECTORS_HELD)
+        self._trees: WeightedCache[int, Detector] = WeightedCache(DETECTORS_HELD)
         self._wishes: deque[tuple[Branch, Plan | Stream]] = deque(maxlen=16)
         self._wished = trio.Event()
 
@@ -80,10 +81,8 @@ class Ahead:
                         self._plan_files(branch, wish)
                     else:
                         self._push_files(branch, wish)
-                except (Blocked, KeyError):
-                    pass
-                except RepoError as error:
-                    log.debug("looking ahead: %s", error)
+                except Exception as error:  # noqa: BLE001 (it must never end the mount)
+                    _shrug(error)
                 await trio.lowlevel.checkpoint()
 
     def _push_files(self, branch: Branch, stream: Stream) -> None:
@@ -114,7 +113,8 @@ class Ahead:
             return
         detector = self._trees.get(branch.base)
         if detector is None:
-            detector = self._trees[branch.base] = Detector(RANKS)
+            detector = Detector(RANKS)
+            self._trees.put(branch.base, detector, 1)
         try:
             rank = branch.rank(number)
         except (Blocked, KeyError):
@@ -155,28 +155,38 @@ class Ahead:
 
     def _frames_of(self, branch: Branch, files: list[Walked]) -> Iterator[FrameKey]:
         """The frames, not in memory, in which the files begin."""
-        contents = [
-            branch.content_of(walked)
-            for walked in files
-            if walked.entry.kind == Kind.FILE and walked.entry.size
-        ]
-        place_starts(contents, self._shelf)
-        for content in contents:
-            for key in content.frames(0, FILE_START_BYTES, self._shelf):
-                if key not in self._cache:
-                    yield key
+        chunks: list[ChunkId] = []
+        for walked in files:
+            entry = walked.entry
+            if entry.kind == Kind.FILE and entry.size:
+                chunk = single_chunk(entry)
+                if chunk is not None:
+                    chunks.append(chunk)
+                else:
+                    content = branch.content_of(walked)
+                    yield from self._absent(content.frames(0, FILE_START_BYTES, self._shelf))
+        places = self._shelf.places(chunks)
+        yield from self._absent((place.segment, place.frame) for place in places)
+
+    def _absent(self, frames: Iterable[FrameKey]) -> Iterator[FrameKey]:
+        return (key for key in frames if key not in self._cache)
 
     def was_read(self, number: int, content: Content, start: int, length: int) -> None:
         """A range of a file was read."""
-        if start == 0:
-            self._began(number)
-        if length >= content.size:
-            return
+        try:
+            if start == 0:
+                self._began(number)
+            if length < content.size:
+                self._went_on(number, content, start, length)
+        except Exception as error:  # noqa: BLE001 (the bytes are there, that is what counts)
+            _shrug(error)
+
+    def _went_on(self, number: int, content: Content, start: int, length: int) -> None:
+        """The same, of a file that is not read with one request."""
         detector = self._files.get(number)
         if detector is None:
-            detector = self._files[number] = Detector(BYTES)
-            if len(self._files) > _FILES_HELD:
-                self._files.popitem(last=False)
+            detector = Detector(BYTES)
+            self._files.put(number, detector, 1)
         stream = detector.observe(start, start + length)
         plan = None if stream is None else detector.plan(stream)
         if plan is None:
@@ -187,8 +197,6 @@ class Ahead:
         except FramesMissing as missing:
             plan.stream.planned = plan.start
             self._prefetcher.plan(missing.frames)
-        except (Blocked, RepoError) as error:
-            log.debug("looking ahead: %s", error)
 
     def _plan_range(self, content: Content, plan: Plan) -> None:
         frames: dict[FrameKey, None] = {}
@@ -209,3 +217,9 @@ class Ahead:
         """What a stream has left behind is in the page cache: its frames may go first."""
         for key in content.frames(start, stop - start, self._shelf):
             self._cache.release(key)
+
+
+def _shrug(error: Exception) -> None:
+    """Nobody waits for what was looked for ahead; whoever wants it will be told what is wrong."""
+    if not isinstance(error, (Blocked, KeyError, RepoError)):
+        log.warning("looking ahead", exc_info=error)

@@ -8,6 +8,7 @@ end thus only ever uses the young half. Only the loop's thread touches it.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -27,12 +28,13 @@ def weight_of(frame: Frame) -> int:
 
 
 class _Item:
-    __slots__ = ("born", "fetched_ahead", "frame", "weight")
+    __slots__ = ("born", "born_at", "fetched_ahead", "frame", "weight")
 
     def __init__(self, frame: Frame, born: int, *, fetched_ahead: bool) -> None:
         self.frame = frame
         self.weight = weight_of(frame)
         self.born = born
+        self.born_at = time.monotonic()
         self.fetched_ahead = fetched_ahead
 
 
@@ -110,6 +112,15 @@ class FrameCache:
         item = self._young.get(key)
         if item is not None and not item.fetched_ahead:
             self._young.move_to_end(key, last=False)
+
+    def write_off(self, seconds: float) -> None:
+        """What was fetched ahead so long ago is hardly used any more: it counts as wasted."""
+        latest = time.monotonic() - seconds
+        for item in self._young.values():
+            if item.fetched_ahead and item.born_at <= latest:
+                item.fetched_ahead = False
+                self.unused_ahead -= 1
+                self.counts.ahead_wasted += 1
 
     def clear(self) -> None:
         """Let go of everything."""

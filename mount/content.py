@@ -16,7 +16,7 @@ from repo.format import limits
 from repo.format.node import EXTENT_ROW, HOLE, Entry, Extent, parse_extent_page, parse_extents
 from repo.format.place import Place
 from repo.reader import FrameKey
-from repo.types import MIB, ChunkId
+from repo.types import CHUNK_ID_BYTES, MIB, ChunkId
 
 PLACES_AT_ONCE: Final = 64
 """Places are looked up by so many at a time: neighbours in the index share pages."""
@@ -62,26 +62,6 @@ class Rows:
             place = found[0]
         return place
 
-    def lacks_first(self) -> bool:
-        """Whether there is a first chunk, whose place was not looked up yet."""
-        return bool(self.ids) and self._places[0] is None and self.ids[0] != HOLE
-
-    def set_first(self, place: Place) -> None:
-        """The place of the first chunk."""
-        self._places[0] = place
-
-    def forget_places(self) -> None:
-        """Look the places up again: what was read there has moved."""
-        self._places = [None] * len(self.ids)
-
-
-def place_starts(contents: Sequence[Content], source: ChunkSource) -> None:
-    """Look up where the first chunks of many small files lie, all at once."""
-    rows = [content.start_without_place() for content in contents]
-    wanted = [row for row in rows if row is not None]
-    for row, place in zip(wanted, source.places([row.ids[0] for row in wanted]), strict=True):
-        row.set_first(place)
-
 
 class Piece(NamedTuple):
     """Bytes `start` to `stop` of one chunk, or of a hole (no place)."""
@@ -93,21 +73,28 @@ class Piece(NamedTuple):
     stop: int
 
 
+def single_chunk(entry: Entry) -> ChunkId | None:
+    """The chunk that is the whole content of a file, as with most files; None: it is otherwise."""
+    rows = entry.extents
+    if len(rows) != EXTENT_ROW.size or entry.extent_level or rows.startswith(HOLE):
+        return None
+    return ChunkId(rows[:CHUNK_ID_BYTES])
+
+
 class Content:
     """The content of one file."""
 
-    __slots__ = ("_leaf", "_level", "_pages", "_top", "_where", "size")
+    __slots__ = ("_chunk", "_leaf", "_level", "_name", "_pages", "_rows", "_top", "size")
 
     def __init__(self, entry: Entry) -> None:
-        """Raises Damaged when the extents do not cover the size."""
         self.size = entry.size
         self._level = entry.extent_level
-        self._where = repr(entry.name)
-        self._top = Rows(list(parse_extents(entry.extents)))
-        if self._top.total != entry.size:
-            raise self._damaged("a file's extents do not cover its size")
+        self._name = entry.name
+        self._rows = entry.extents
+        self._chunk = single_chunk(entry)
+        self._top: Rows | None = None
         self._pages: dict[bytes, Rows] = {}
-        self._leaf: tuple[int, Rows] = (0, self._top)
+        self._leaf: tuple[int, Rows] | None = None
 
     def pieces(self, offset: int, length: int, source: ChunkSource) -> Iterator[Piece]:
         """What a range consists of, in order; it ends with the file. See ChunkSource."""
@@ -138,6 +125,8 @@ class Content:
 
         Never fewer: whoever gets fewer takes them for the end of the file.
         """
+        if self._chunk is not None:
+            return self._read_chunk(self._chunk, offset, length, source)
         pieces = list(self.pieces(offset, length, source))
         wanted = [(piece.id, piece.place) for piece in pieces if piece.place is not None]
         chunks = iter(source.chunks_at(wanted))
@@ -154,9 +143,14 @@ class Content:
             raise self._damaged("a file's extents do not give the bytes that were asked for")
         return parts
 
-    def start_without_place(self) -> Rows | None:
-        """The rows of a small file, if its first chunk was not looked up yet."""
-        return self._top if self._level == 0 and self._top.lacks_first() else None
+    def _read_chunk(
+        self, chunk_id: ChunkId, offset: int, length: int, source: ChunkSource
+    ) -> list[bytes | memoryview]:
+        """The same for a single chunk, which needs no tables."""
+        (chunk,) = source.chunks_at([(chunk_id, source.places([chunk_id])[0])])
+        if len(chunk) != self.size:
+            raise self._damaged("a chunk has another length than its file")
+        return [chunk if offset == 0 and length >= self.size else chunk[offset : offset + length]]
 
     def next_data(self, offset: int, source: ChunkSource) -> int | None:
         """Where the first byte at or behind `offset` lies that is in no hole; None: nowhere."""
@@ -180,17 +174,13 @@ class Content:
                 yield offset, rows.ids[row] == HOLE
                 offset = base + rows.end(row)
 
-    def forget_places(self) -> None:
-        """Look all places up again: the index may have moved them."""
-        for rows in (self._top, self._leaf[1], *self._pages.values()):
-            rows.forget_places()
-
     def _leaf_at(self, offset: int, source: ChunkSource) -> tuple[int, Rows]:
         """The page of chunks that covers a byte, and where in the file it begins."""
-        base, rows = self._leaf
-        if base <= offset < base + rows.total and (self._level == 0 or rows is not self._top):
-            return self._leaf
-        base, rows = 0, self._top
+        if self._leaf is not None:
+            base, rows = self._leaf
+            if base <= offset < base + rows.total:
+                return self._leaf
+        base, rows = 0, self._tables()
         for level in range(self._level - 1, -1, -1):
             row = rows.at(offset - base)
             length = rows.end(row) - rows.starts[row]
@@ -201,12 +191,21 @@ class Content:
         self._leaf = (base, rows)
         return self._leaf
 
+    def _tables(self) -> Rows:
+        """The rows of the entry. Raises Damaged when they do not cover the size."""
+        if self._top is None:
+            top = Rows(list(parse_extents(self._rows)))
+            if top.total != self.size:
+                raise self._damaged("a file's extents do not cover its size")
+            self._top = top
+        return self._top
+
     def _page(self, extent: Extent, level: int, source: ChunkSource) -> Rows:
         if extent.is_hole:
             return Rows([extent])
         rows = self._pages.get(extent.id)
         if rows is None:
-            limits.check("extent level", level, limits.EXTENT_LEVELS_MAX, where=self._where)
+            limits.check("extent level", level, limits.EXTENT_LEVELS_MAX, where=repr(self._name))
             where = f"page {extent.id.hex()[:16]}"
             rows = Rows(parse_extent_page(source.chunk(extent.id), level, where=where))
             if rows.total != extent.length:
@@ -217,7 +216,7 @@ class Content:
         return rows
 
     def _damaged(self, what: str) -> Damaged:
-        return Damaged(what, where=self._where, next_step="run `repo verify`")
+        return Damaged(what, where=repr(self._name), next_step="run `repo verify`")
 
 
 _PAGES_HELD: Final = 16

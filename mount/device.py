@@ -12,6 +12,7 @@ its own failure: EIO, and a line in the log.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import time
@@ -26,6 +27,9 @@ from mount.answers import CHANGING_SECONDS, DAY_SECONDS, NAME_BYTES_MAX, Answers
 from mount.bell import Bell
 from mount.mountpoint import BACKGROUND_MAX
 from mount.protocol import Feature, Opcode, Request
+from mount.rehearsal import Answer as Listed
+from mount.rehearsal import Rehearsal
+from mount.rehearsal import Request as Listing
 from mount.source import Blocked
 from mount.vfs import Found
 from repo.errors import RepoError
@@ -38,6 +42,9 @@ IN_A_ROW_MAX: Final = 32
 
 Parts = list[bytes | memoryview]
 
+log = logging.getLogger("repo.mount")
+
+_NAMES: Final = {int(opcode): opcode.name.lower() for opcode in Opcode}
 _DOTS: Final = 2
 _GONE: Final = frozenset({errno.ENODEV, errno.EBADF, errno.ENOTCONN})
 _STALE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
@@ -47,9 +54,16 @@ class Device:
     """Answers the requests that come from a descriptor of /dev/fuse."""
 
     def __init__(
-        self, fd: int, answers: Answers, bell: Bell, initialised: trio.Event, *, changes: bool
+        self,
+        fd: int,
+        answers: Answers,
+        bell: Bell,
+        initialised: trio.Event,
+        requests: Counter[str],
+        *,
+        changes: bool,
     ) -> None:
-        """initialised: is set when the kernel and we have met.
+        """initialised: is set when the kernel and we have met. requests: counts what is asked.
 
         changes: folders of the mount may change, so that the kernel has to ask for them.
         """
@@ -61,7 +75,8 @@ class Device:
         self._changes = changes
         self._spins = len(os.sched_getaffinity(0)) > 1
         self._nursery: trio.Nursery | None = None
-        self.requests: Counter[int] = Counter()
+        self._requests = requests
+        self._rehearsal = Rehearsal(self._list, answers.tree.branch)
         self._serve: dict[int, Callable[[Request, memoryview], Parts]] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
@@ -122,6 +137,8 @@ class Device:
         """Poll for a short while; whether a request came."""
         if not self._spins:
             return False
+        if self._rehearsal.is_due:
+            self._rehearsal.rehearse()
         end = time.perf_counter() + SPIN_SECONDS
         bell = self._bell
         while not bell.rung:
@@ -135,7 +152,7 @@ class Device:
         """Answer one request, or start a task that will."""
         request = Request.parse(message)
         body = message[protocol.HEADER_BYTES :]
-        self.requests[request.opcode] += 1
+        self._requests[_NAMES.get(request.opcode, "other")] += 1
         serve = self._serve.get(request.opcode)
         if serve is None:
             self._process_other(request, body)
@@ -175,12 +192,12 @@ class Device:
         self._write([protocol.reply_head(unique, sum(map(len, parts))), *parts])
 
     def _fail(self, request: Request, error: Exception) -> None:
-        try:
-            name = Opcode(request.opcode).name.lower()
-        except ValueError:
-            name = f"request {request.opcode}"
+        name = _NAMES.get(request.opcode, "other")
         number = self._answers.errno_of(name, request.node, error)
-        self._write([protocol.refusal(request.unique, number)])
+        try:
+            self._write([protocol.refusal(request.unique, number)])
+        except OSError:
+            log.exception("%s: cannot answer", name)
 
     def _write(self, parts: Parts) -> None:
         try:
@@ -254,27 +271,36 @@ class Device:
 
     def _readdirplus(self, request: Request, body: memoryview) -> Parts:
         start, room = protocol.parse_read(body)
+        answer = self._rehearsal.answer(Listing(request.node, start, room))
+        for found in answer.links:
+            self._answers.tree.hold(found)
+        return [answer.data]
+
+    def _list(self, wanted: Listing) -> Listed:
+        """The answer to READDIRPLUS."""
         answers = self._answers
         shown = answers.shown
-        parts: Parts = []
+        room = wanted.room
+        parts: list[bytes] = []
+        links: list[Found] = []
+        position = wanted.start
         try:
-            for following, (name, found) in enumerate(
-                answers.listed(request.node, start), start + 1
-            ):
+            for name, found in answers.listed(wanted.number, position):
                 packed = protocol.listed(
-                    name, shown(found), found.generation, _seconds_of(found), following
+                    name, shown(found), found.generation, _seconds_of(found), position + 1
                 )
                 room -= len(packed)
                 if room < 0:
                     break
                 parts.append(packed)
-                if found.link is not None and following > _DOTS:
-                    answers.tree.hold(found)
+                position += 1
+                if found.link is not None and position > _DOTS:
+                    links.append(found)
         except (Blocked, RepoError):
             # What was told cannot be told again; the kernel asks for the rest.
             if not parts:
                 raise
-        return [b"".join(parts)]
+        return Listed(b"".join(parts), position, links)
 
     def _getxattr(self, request: Request, body: memoryview) -> Parts:
         room, name = protocol.parse_xattr(body)

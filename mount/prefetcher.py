@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import outcome
 import trio
 
 from mount.bell import Bell
@@ -25,6 +24,9 @@ BATCH_FRAMES: Final = 4
 THREADS_AHEAD: Final = max(2, min(8, 2 * (os.cpu_count() or 1)))
 AHEAD_SHARE: Final = 0.25
 """The part of the cache that may be taken by what is fetched ahead and not used yet."""
+
+UNUSED_SECONDS_MAX: Final = 3.0
+"""What was fetched ahead and not used for so long counts against the budget no more."""
 
 Result = Frame | Exception
 
@@ -71,7 +73,12 @@ class Prefetcher:
     @property
     def room(self) -> int:
         """How many more frames may be fetched ahead."""
-        return self._budget - self._cache.unused_ahead - self.queue_depth
+        room = self._budget - self._cache.unused_ahead - self.queue_depth
+        if room <= 0 and self._cache.unused_ahead:
+            # Whoever had this fetched may have gone away: it must not be in the way for ever.
+            self._cache.write_off(UNUSED_SECONDS_MAX)
+            room = self._budget - self._cache.unused_ahead - self.queue_depth
+        return room
 
     def fetch(self, frames: Iterable[FrameKey]) -> None:
         """Begin to open frames that a request is going to wait for."""
@@ -139,7 +146,7 @@ class Prefetcher:
             self._flights[key] = flight
         token = trio.lowlevel.current_trio_token()
 
-        def deliver(opened: outcome.Outcome[Any]) -> None:
+        def deliver(opened: Any) -> None:
             # In the thread. Nobody is there any more when the mount has ended.
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._land, batch, flight, opened.unwrap(), ahead)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,6 @@ PYFUSE3: Final = "pyfuse3"
 """Who speaks to the kernel: our own loop, or pyfuse3 (slower; should the first ever fail)."""
 
 CACHE_BYTES: Final = 256 * MIB
-CACHE_BYTES_MIN: Final = 4 * MIB
 META_CACHE_BYTES: Final = 8 * MIB
 """For what is read past the frame cache: a search for a hard link."""
 
@@ -86,7 +86,8 @@ class _Session:
         )
         self._pusher = Pusher()
         self._ahead = Ahead(tree, shelf, prefetcher, cache, self._pusher, self._bell)
-        self._statistics = Statistics(cache.counts, prefetcher, self._pusher.counts)
+        self._requests: Counter[str] = Counter()
+        self._statistics = Statistics(cache.counts, prefetcher, self._pusher.counts, self._requests)
         self._answers = Answers(
             tree,
             shelf,
@@ -118,7 +119,9 @@ class _Session:
 
             adapter = Pyfuse3(self._answers, self._bell)
         else:
-            adapter = OwnLoop(self._answers, self._bell, changes=self._request.point == ALL)
+            adapter = OwnLoop(
+                self._answers, self._bell, self._requests, changes=self._request.point == ALL
+            )
         source = os.fsdecode(self._repository.path)
         adapter.attach(self._where, source, allow_other=self._request.allow_other)
         try:
@@ -171,7 +174,7 @@ class _Session:
         """
         try:
             await trio.to_thread.run_sync(mountpoint.unmount, self._where)
-        except RepoError as error:
+        except (RepoError, OSError) as error:
             log.warning("%s", error)
         else:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Final
 
 from mount.cache import FrameCache
 from mount.source import ChunkSource, FramesMissing, ReaderSource, WorkMissing
@@ -13,6 +14,9 @@ from repo.format.place import Place
 from repo.reader import FrameKey, Reader
 from repo.sealer import Frame
 from repo.types import ChunkId
+
+PLACES_HELD: Final = 16_384
+"""Places that are remembered (some 300 bytes each)."""
 
 _NOTHING: Mapping[FrameKey, Frame] = MappingProxyType({})
 
@@ -24,6 +28,8 @@ class Shelf:
         self._reader = reader
         self._cache = cache
         self._handed: Mapping[FrameKey, Frame] = _NOTHING
+        # Good as long as the mount lives: its lease keeps every segment in place.
+        self._places: dict[ChunkId, Place] = {}
 
     @contextmanager
     def handed(self, frames: Mapping[FrameKey, Frame]) -> Iterator[None]:
@@ -39,11 +45,18 @@ class Shelf:
 
     def chunk(self, chunk_id: ChunkId) -> memoryview:
         """See ChunkSource."""
-        return self.chunks_at([(chunk_id, self._reader.place(chunk_id))])[0]
+        return self.chunks_at([(chunk_id, self.places([chunk_id])[0])])[0]
 
     def places(self, chunk_ids: Sequence[ChunkId]) -> list[Place]:
-        """See ChunkSource."""
-        return self._reader.places_of(chunk_ids)
+        """See ChunkSource. Places that were asked for are remembered: many at once cost little."""
+        known = self._places
+        missing = [chunk_id for chunk_id in chunk_ids if chunk_id not in known]
+        if missing:
+            if len(known) > PLACES_HELD:
+                known.clear()
+                missing = list(chunk_ids)
+            known.update(zip(missing, self._reader.places_of(missing), strict=True))
+        return [known[chunk_id] for chunk_id in chunk_ids]
 
     def chunks_at(self, wanted: Sequence[tuple[ChunkId, Place]]) -> list[memoryview]:
         """See ChunkSource."""
@@ -51,7 +64,8 @@ class Shelf:
         missing: dict[FrameKey, None] = {}
         for chunk_id, place in wanted:
             key = (place.segment, place.frame)
-            frame = self._handed.get(key) or self._cache.get(key)
+            # The cache first: it has to learn that what was fetched ahead is used.
+            frame = self._cache.get(key) or self._handed.get(key)
             if frame is None:
                 missing[key] = None
                 continue

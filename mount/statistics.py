@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
@@ -25,7 +26,15 @@ _ANSWER_SECONDS: Final = 5.0
 class Statistics:
     """The counters of one mount."""
 
-    def __init__(self, cache: CacheCounts, prefetcher: Prefetcher, pushed: PushCounts) -> None:
+    def __init__(
+        self,
+        cache: CacheCounts,
+        prefetcher: Prefetcher,
+        pushed: PushCounts,
+        requests: Mapping[str, int],
+    ) -> None:
+        """requests: how often the kernel asked what."""
+        self._requests = requests
         self._pushed = pushed
         self._cache = cache
         self._prefetcher = prefetcher
@@ -36,6 +45,7 @@ class Statistics:
             **asdict(self._cache),
             **asdict(self._prefetcher.counts),
             **asdict(self._pushed),
+            **{f"request_{name}": count for name, count in sorted(self._requests.items())},
             "queue_depth": self._prefetcher.queue_depth,
             "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "pid": os.getpid(),
@@ -62,7 +72,11 @@ async def answer_questions(
         listener.listen()
         task_status.started()
         while True:
-            connection, _ = await listener.accept()
+            try:
+                connection, _ = await listener.accept()
+            except OSError:
+                await trio.sleep(_ANSWER_SECONDS)  # out of descriptors, say: later perhaps
+                continue
             with connection, trio.move_on_after(_ANSWER_SECONDS):
                 asked = connection.getsockopt(
                     socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from mount import inodes
@@ -21,7 +21,6 @@ from mount.source import ChunkSource
 from repo.errors import Damaged
 from repo.format import limits
 from repo.format.node import Entry
-from repo.format.place import Place
 from repo.types import ChunkId, Kind
 
 ENTRIES_HELD: Final = 40_000
@@ -30,8 +29,11 @@ ENTRIES_HELD: Final = 40_000
 NEAR_HELD: Final = 16
 """Directories of a point from which a descent may begin instead of the root."""
 
-PLACES_HELD: Final = 8_192
-"""Places of nodes that were looked up beforehand."""
+PLACES_AT_ONCE: Final = 1024
+"""Places of nodes that are looked up beforehand."""
+
+SEARCHED_HELD: Final = 4096
+"""Hard links that had to be searched for."""
 
 ROWS_HELD: Final = 200_000
 """Rows of extents kept parsed, of all files together."""
@@ -158,13 +160,13 @@ class Memory:
         self._directories: WeightedCache[bytes, Directory] = WeightedCache(ENTRIES_HELD // 2)
         self._parts: WeightedCache[bytes, Part] = WeightedCache(ENTRIES_HELD // 2)
         self._contents: WeightedCache[int, Content] = WeightedCache(ROWS_HELD)
-        self._places: dict[bytes, Place] = {}
 
     def directory(self, entry: Entry) -> Directory:
         """The content of a directory that is in the point."""
         directory = self._directories.get(entry.node)
         if directory is None:
-            directory = Directory.parse(self._node(entry), where=f"node {entry.node.hex()[:16]}")
+            data = self.source.chunk(ChunkId(entry.node))
+            directory = Directory.parse(data, where=f"node {entry.node.hex()[:16]}")
             self._directories.put(entry.node, directory, directory.weight)
             self._place_below(directory)
         if directory.total != entry.entries_below:
@@ -197,30 +199,25 @@ class Memory:
         """The content of a file that was opened a short while ago."""
         return self._contents.get(number)
 
-    def _node(self, entry: Entry) -> memoryview:
-        place = self._places.get(entry.node) or self.source.places([ChunkId(entry.node)])[0]
-        data = self.source.chunks_at([(ChunkId(entry.node), place)])[0]
-        self._places.pop(entry.node, None)
-        return data
-
     def _place_below(self, directory: Directory) -> None:
         """Look up where the nodes of all sub-directories lie: at once it costs a fraction."""
-        nodes = [ChunkId(entry.node) for entry in directory.directories()]
+        nodes = [ChunkId(entry.node) for entry in islice(directory.directories(), PLACES_AT_ONCE)]
         if len(nodes) > 1:
-            if len(self._places) + len(nodes) > PLACES_HELD:
-                self._places.clear()
-            self._places.update(zip(nodes, self.source.places(nodes), strict=True))
+            self.source.places(nodes)
 
 
 class Branch:
     """A point as a tree of files, with the numbers that begin with `base`. A FileTree."""
 
     def __init__(self, root: Entry, base: int, memory: Memory, *, generation: int = 0) -> None:
+        """Raises Damaged when the point claims more entries than there are numbers."""
+        inodes.of_rank(base, root.entries_below)
         self.root = root
         self.base = base
         self._memory = memory
         self._generation = generation
         self._near: deque[_Step] = deque(maxlen=NEAR_HELD)
+        self._last = _Step(root, 0)
 
     def found(self, number: int) -> Found:
         """See FileTree."""
@@ -291,13 +288,16 @@ class Branch:
         """The directory that holds the entry of a rank above 0, and the entry."""
         if not 0 < rank <= self.root.entries_below:
             raise KeyError(rank)
-        above = _Step(self.root, 0)
-        for near in self._near:
-            if above.rank < near.rank < rank <= near.rank + near.entry.entries_below:
-                above = near
+        above = self._last
+        if not above.rank < rank <= above.rank + above.entry.entries_below:
+            above = _Step(self.root, 0)
+            for near in self._near:
+                if above.rank < near.rank < rank <= near.rank + near.entry.entries_below:
+                    above = near
         while True:
             below = self._step_down(above, rank)
             if below.rank == rank:
+                self._last = above
                 return above, below.entry
             above = below
             self._remember(above)
@@ -354,6 +354,23 @@ class Branch:
         """The directory that holds the entry of a rank above 0."""
         return self._locate(rank)[0].entry
 
+    def folder_behind(self, number: int) -> int | None:
+        """The next directory in the order of ranks, as far as that is easily told."""
+        rank = self.rank(number)
+        steps = self._descend(rank)
+        inside = steps[-1]
+        if is_open_directory(inside.entry) and inside.entry.entries_below:
+            below = self._step_down(inside, rank + 1)
+            if is_open_directory(below.entry):
+                return inodes.of_rank(self.base, below.rank)
+        for above, inside in reversed(list(pairwise(steps))):
+            beside = inside.rank + 1 + inside.entry.entries_below
+            if beside <= above.rank + above.entry.entries_below:
+                step = self._step_down(above, beside)
+                if is_open_directory(step.entry):
+                    return inodes.of_rank(self.base, step.rank)
+        return None
+
     def number_of(self, walked: Walked) -> int:
         """The number of an entry met on a walk."""
         identity = _link_identity(walked.directory, walked.entry)
@@ -391,6 +408,8 @@ class Branch:
             source = memory.source.blocking()
 
             def search() -> None:
+                if len(memory.searched) >= SEARCHED_HELD:
+                    memory.searched.clear()
                 memory.searched[number] = Branch(self.root, self.base, Memory(source)).find(number)
 
             memory.source.work(search)

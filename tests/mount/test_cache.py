@@ -109,6 +109,18 @@ def test_use_and_waste_of_fetching_ahead_are_counted() -> None:
     assert cache.counts.misses == 1
 
 
+def test_what_was_fetched_ahead_for_nobody_is_written_off() -> None:
+    cache = _full_of(4)
+    for number in range(4):
+        cache.put((0, number), _frame(0), fetched_ahead=True)
+    cache.write_off(3600)
+    assert cache.unused_ahead == 4
+    cache.write_off(0)
+    assert (cache.unused_ahead, cache.counts.ahead_wasted, len(cache)) == (0, 4, 4)
+    assert cache.get((0, 0)) is not None
+    assert cache.counts.ahead_used == 0
+
+
 def test_clear_lets_go_of_everything() -> None:
     cache = _full_of(4)
     cache.put((0, 0), _frame(0), fetched_ahead=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mount.content import Content, blocks_of, place_starts
+from mount.content import Content, blocks_of
 from repo.errors import Damaged
 from repo.format.node import HOLE, pack_extents
-from repo.format.place import Place
-from repo.types import ChunkId
 from tests.mount import treemaking
 from tests.mount.treemaking import Shelved, Store, patiently
 
@@ -59,29 +55,6 @@ def test_frames_are_told_once_and_in_order() -> None:
     assert list(Content(entry).frames(7, 1, store)) == [(0, 1)]
 
 
-class Counting(Store):
-    """Counts how many places are asked for at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[int] = []
-
-    def places(self, chunk_ids: Sequence[ChunkId]) -> list[Place]:
-        self.asked.append(len(chunk_ids))
-        return super().places(chunk_ids)
-
-
-def test_places_of_many_files_are_looked_up_at_once() -> None:
-    store = Counting()
-    contents = [
-        Content(treemaking.file_entry(store, b"f", data)) for data in (b"a", b"", bytes(3), b"b")
-    ]
-    place_starts(contents, store)
-    assert store.asked == [2]
-    assert [list(one.frames(0, 9, store)) for one in contents] == [[(0, 0)], [], [], [(0, 1)]]
-    assert store.asked == [2]
-
-
 def test_blocks_count_what_is_no_hole() -> None:
     store = Store()
     for content, blocks in ((b"", 0), (bytes(700), 0), (b"x" * 700, 2), (b"x" * 7 + bytes(700), 1)):
@@ -89,9 +62,13 @@ def test_blocks_count_what_is_no_hole() -> None:
 
 
 def test_extents_that_do_not_cover_the_size_are_damage() -> None:
-    entry = treemaking.file_entry(Store(), b"f", b"content")
+    store = Store()
+    entry = treemaking.file_entry(store, b"f", b"content")
+    with pytest.raises(Damaged, match="length"):
+        Content(msgspec.structs.replace(entry, size=8)).read(0, 8, store)
+    entry = treemaking.file_entry(store, b"f", b"more content")
     with pytest.raises(Damaged, match="cover"):
-        Content(msgspec.structs.replace(entry, size=8))
+        Content(msgspec.structs.replace(entry, size=8)).read(0, 8, store)
 
 
 def test_a_chunk_of_another_length_is_damage() -> None:

@@ -50,7 +50,7 @@ def source(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def repository(folder: Path, source: Path) -> Repository:
     made = Repository.make(folder / "repo")
-    made.run("ingest", source)
+    made.run("ingest", source, "--source-id", "reading")
     return made
 
 
@@ -58,7 +58,8 @@ def repository(folder: Path, source: Path) -> Repository:
 def mount(request: pytest.FixtureRequest, folder: Path, repository: Repository) -> Iterator[Mount]:
     at = folder / f"mnt-{request.param}"
     # Far less than what is read: frames come and go while they are used.
-    with mounted(repository, at, "--adapter", request.param, "--cache-size", "8MiB") as made:
+    options = ("--adapter", request.param, "--cache-size", "8MiB")
+    with mounted(repository, at, *options, point="latest:reading") as made:
         yield made
 
 
@@ -79,6 +80,23 @@ def test_a_second_time_costs_nothing(source: Path, mount: Mount) -> None:
     after = mount.statistics()
     assert after["hits"] == before["hits"]
     assert after["misses"] == before["misses"]
+
+
+def test_small_files_reach_the_kernel_before_it_asks(
+    folder: Path, source: Path, repository: Repository, mount: Mount
+) -> None:
+    at = folder / f"{mount.path.name}-fresh"
+    adapter = mount.path.name.removeprefix("mnt-")
+    with mounted(repository, at, "--adapter", adapter, point="latest:reading") as fresh:
+        # In the order in which they are listed, as tar, cp and grep read.
+        names = [entry.name for entry in os.scandir(fresh.path / "small")]
+        for name in names:
+            assert (fresh.path / "small" / name).read_bytes() == (
+                source / "small" / name
+            ).read_bytes()
+        told = fresh.statistics()
+        assert told["files_pushed"] > 0
+        assert told["frames_ahead"] > 0
 
 
 def test_ends_of_files_are_where_they_belong(mount: Mount) -> None:
