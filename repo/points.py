@@ -1,4 +1,4 @@
-"""Points: the sealed manifests of a repository, written once and never replaced."""
+"""Points: the sealed manifests of a repository; only those of unfinished runs are replaced."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from repo.types import PointId
 
 
 def write_point(folder: Folder, keys: Keys, header: Header, point: Point) -> None:
-    """Seal a manifest and link it into points/, never replacing one. Raises RepositoryFailed."""
+    """Seal a manifest and link it into points/, never replacing one. Raises RepositoryFailed.
+
+    The checkpoint of an unfinished point replaces the one before.
+    """
     salt = secrets.token_bytes(32)
     point_id = PointId(point.id)
     key = keys.container(salt, "manifest", point_id)
     sealed = key.seal(0, Record.MANIFEST, point.pack())
     file = PointFile(header.repository_id, point_id, salt, key.commitment, sealed)
-    folder.write_point(point_id, file.pack())
+    if point.unfinished:
+        folder.replace_unfinished(point_id, file.pack())
+    else:
+        folder.write_point(point_id, file.pack())
 
 
-def read_point(folder: Folder, keys: Keys, point_id: PointId) -> Point:
+def read_point(folder: Folder, keys: Keys, point_id: PointId, *, unfinished: bool = False) -> Point:
     """Read, check and unseal a manifest. Raises Damaged, naming the point."""
-    where = f"point {point_id.hex()}"
-    file = PointFile.parse(folder.read_point(point_id), where=where)
+    where = f"{'unfinished ' if unfinished else ''}point {point_id.hex()}"
+    file = PointFile.parse(folder.read_point(point_id, unfinished=unfinished), where=where)
     if file.point_id != point_id:
         raise _stray("a point lies under another's name", where)
     if file.repository_id != keys.repository_id:
@@ -36,6 +42,8 @@ def read_point(folder: Folder, keys: Keys, point_id: PointId) -> Point:
     point = Point.parse(key.open(0, Record.MANIFEST, file.sealed), where=where)
     if point.id != point_id:
         raise _stray("a point lies under another's name", where)
+    if point.unfinished is not unfinished:
+        raise _stray("an unfinished point and a complete one have changed names", where)
     return point
 
 

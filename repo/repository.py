@@ -28,7 +28,7 @@ from repo.storage.folder import Folder
 from repo.storage.lease import Lease
 from repo.storage.lease import sweep as sweep_leases
 from repo.tree import Tree
-from repo.types import PointId, RepositoryId, Secret
+from repo.types import RepositoryId, Secret
 from repo.writer import Writer
 
 Notice = Callable[[str], None]
@@ -149,8 +149,29 @@ class Repository:
         points.sort(key=lambda point: (point.received_ns, point.id))
         return points
 
+    def unfinished(self, on_damage: Callable[[Damaged], None] | None = None) -> list[Point]:
+        """The last checkpoints of runs that have not ended, oldest first by their beginning.
+
+        What their trees hold must be kept as if they were points. One whose run ends meanwhile
+        may be missing. Damage as in `points`.
+        """
+        points: list[Point] = []
+        for point_id in self.folder.points(unfinished=True):
+            try:
+                points.append(read_point(self.folder, self.keys, point_id, unfinished=True))
+            except Damaged as damage:
+                if point_id not in self.folder.points(unfinished=True):
+                    continue  # dropped meanwhile: its run has ended
+                if on_damage is None:
+                    raise
+                on_damage(damage)
+        points.sort(key=lambda point: (point.created_ns, point.id))
+        return points
+
     def point(self, spec: str) -> Point:
         """The point that a user means: an id prefix, `latest`, `latest:SOURCE` or `SOURCE@TIME`.
+
+        An unfinished one is found by its id only.
 
         TIME is local ISO time, as precise as you like: the newest point of that source received
         up to the end of that day, minute or second is meant.
@@ -176,12 +197,21 @@ class Repository:
         return fitting[-1]
 
     def _point_by_prefix(self, prefix: str) -> Point:
-        ids = [i for i in self.folder.points() if i.hex().startswith(prefix)]
+        # A run that has just ended, or died at its very end, has both: the point counts.
+        ids = list(
+            {
+                point_id: (point_id, unfinished)
+                for unfinished in (True, False)
+                for point_id in self.folder.points(unfinished=unfinished)
+                if point_id.hex().startswith(prefix)
+            }.values()
+        )
         if len(ids) != 1:
             what = f"{len(ids)} points begin with this" if ids else "no such point"
             next_step = "give more digits" if ids else "`repo points` lists what there is"
             raise UsageError(what, where=prefix, next_step=next_step)
-        return read_point(self.folder, self.keys, PointId(ids[0]))
+        point_id, unfinished = ids[0]
+        return read_point(self.folder, self.keys, point_id, unfinished=unfinished)
 
     # -- key slots ----------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ class Snapshot:
     """A view that can be read. `path`: where, now; `identity`: what the provider knows it by.
 
     `consistency` is what was reached: crash, fs, app, or none for a live tree. `frozen`: nothing
-    in it changes while it is read. `device` and `inode` are those of its root.
+    in it changes while it is read. `device` and `inode` are those of its root. `taken_ns`: when
+    it was frozen, at the latest, by the clock that stamps its files (0: it is not, or unknown).
     """
 
     provider: str
@@ -24,6 +25,7 @@ class Snapshot:
     frozen: bool = False
     device: int
     inode: int
+    taken_ns: int = 0
 
     def record(self) -> manifest.Snapshot:
         """What a backup point keeps of it."""

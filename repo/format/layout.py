@@ -3,6 +3,7 @@
     header                    keys/<slot>
     segments/<xx>/<id>        sealed; <id>.open while one process writes it
     points/<id>               index/            leases/<id>
+    points/<id>.unfinished    the last checkpoint of a run that has not ended
 
 Ids are 32 lower-case hex digits; <xx> are the first two of them. A name that begins with
 `.new-` is a file in the making: it means nothing to a reader and may be removed as soon as
@@ -28,6 +29,7 @@ DIRECTORIES: Final = (KEYS, SEGMENTS, POINTS, LEASES)
 
 TEMPORARY_PREFIX: Final = ".new-"
 OPEN_SUFFIX: Final = ".open"
+UNFINISHED_SUFFIX: Final = ".unfinished"
 ID_BYTES: Final = 16
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -70,9 +72,9 @@ def is_shard(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
 
-def point_path(point_id: PointId) -> str:
+def point_path(point_id: PointId, *, unfinished: bool = False) -> str:
     """The path of a manifest below the repository."""
-    return f"{POINTS}/{point_id.hex()}"
+    return f"{POINTS}/{point_id.hex()}{UNFINISHED_SUFFIX if unfinished else ''}"
 
 
 def parse_id(name: str) -> bytes | None:

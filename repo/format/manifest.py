@@ -49,6 +49,24 @@ class Snapshot(msgspec.Struct, frozen=True):
     consistency: str = "none"
 
 
+class BaseRecord(msgspec.Struct, frozen=True):
+    """What a later run must know of a point to take it as its base.
+
+    `taken_ns`: when what was read was frozen, or the reading of a live tree began (0: take
+    `created_ns`): a file whose ctime is later, or shortly before, may hold what this point has
+    not. `selection`: a hash of all that decides what of the source is in the point. `volumes`:
+    file systems entered besides that of the root. `anchor`: what the change source left behind
+    on the file system to know the state by. `distrusted`: kinds of change sources whose word
+    was found wrong for this source.
+    """
+
+    taken_ns: int = 0
+    selection: bytes = b""
+    volumes: int = 0
+    anchor: dict[str, str] = {}
+    distrusted: tuple[str, ...] = ()
+
+
 class Problem(msgspec.Struct, array_like=True, frozen=True):
     """A file (path from the root of the source) that is not in the point as it should be.
 
@@ -69,6 +87,11 @@ class Point(msgspec.Struct, frozen=True):
     node, metadata and totals; its name is empty. `problems` are chunk ids of packed problem
     lists. `users` and `groups` name the numbers met, as text. `has_xattrs`: whether any entry has
     extended attributes; a mount of points without may tell the kernel not to ask.
+
+    `verdict` says how far it is known what changed since the point `base` (FULL: nothing was
+    compared; HINT: by the attributes of each file; EXACT: the file system said it), and
+    `change_source` by whom. `unfinished`: the last checkpoint of a run that has not ended: what
+    is in its tree was read, and the rest is missing.
     """
 
     id: bytes
@@ -90,6 +113,9 @@ class Point(msgspec.Struct, frozen=True):
     made_by: str = ""
     verdict: str = "FULL"
     change_source: str = "none"
+    base: bytes = b""
+    base_record: BaseRecord = BaseRecord()
+    unfinished: bool = False
 
     def pack(self) -> bytes:
         """The plain manifest, before it is sealed."""

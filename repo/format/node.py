@@ -61,7 +61,9 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     (extent page id, bytes covered). `node`, `entries_below`, `bytes_below` and `volume` are of
     directories only; `volume` tells file systems inside one source apart (0: that of the root),
     so that equal inode numbers on two of them are not taken for hard links. `absent` says why a
-    directory's content is not in the point ("" when it is).
+    directory's content is not in the point ("" when it is). `directories_below` counts the
+    directories of its subtree, so that a subtree can be taken over without reading it (0 also
+    in nodes that an older version wrote).
     """
 
     name: bytes
@@ -86,6 +88,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     bytes_below: U64 = 0
     volume: U64 = 0
     absent: str = ""
+    directories_below: U64 = 0
 
 
 class Totals(NamedTuple):

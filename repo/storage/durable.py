@@ -140,6 +140,25 @@ def link_new(temporary: str, path: str | os.PathLike[str]) -> None:
     fsync_directory(os.path.dirname(os.path.abspath(path)))
 
 
+def replace(folder: str | os.PathLike[str], name: str, data: bytes) -> None:
+    """Puts a file with this content in the place of `name`, durably; before, the old one stays.
+
+    Raises RepositoryFailed.
+    """
+    path = os.path.join(folder, name)
+    with repository_io("cannot replace a file of the repository", path):
+        fd, temporary = create_temporary(folder)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            discard_temporary(fd, temporary)
+            raise
+        os.close(fd)
+        fsync_directory(folder)
+
+
 def write_new(folder: str | os.PathLike[str], name: str, data: bytes) -> None:
     """Makes the file `name` in `folder` with this content, durably, or not at all.
 

@@ -14,6 +14,7 @@ from repo.storage.durable import (
     fsync_directory,
     make_directory,
     read_all,
+    replace,
     repository_io,
     sweep_temporaries,
     write_new,
@@ -207,19 +208,20 @@ class Folder:
 
     # Points
 
-    def points(self) -> Iterator[PointId]:
-        """The ids of all points, sorted."""
+    def points(self, *, unfinished: bool = False) -> Iterator[PointId]:
+        """The ids of all points, or of all unfinished ones, sorted."""
         top = self.path / layout.POINTS
         with repository_io("cannot list the points", top):
             names = sorted(os.listdir(top)) if top.is_dir() else []
         for name in names:
-            point_id = layout.parse_id(name)
-            if point_id is not None:
+            stem = name.removesuffix(layout.UNFINISHED_SUFFIX)
+            point_id = layout.parse_id(stem)
+            if point_id is not None and (stem != name) is unfinished:
                 yield PointId(point_id)
 
-    def read_point(self, point_id: PointId) -> bytes:
+    def read_point(self, point_id: PointId, *, unfinished: bool = False) -> bytes:
         """A sealed manifest. Raises Damaged when it is missing."""
-        path = layout.point_path(point_id)
+        path = layout.point_path(point_id, unfinished=unfinished)
         if not os.path.lexists(self.path / path):
             raise Damaged(
                 "a point is missing",
@@ -232,9 +234,14 @@ class Folder:
         """Publishes a point: when this returns, it is complete and durable."""
         write_new(self.path / layout.POINTS, point_id.hex(), data)
 
-    def remove_point(self, point_id: PointId) -> None:
+    def replace_unfinished(self, point_id: PointId, data: bytes) -> None:
+        """Puts a newer checkpoint in the place of the last one, durably, or leaves that one."""
+        path = layout.point_path(point_id, unfinished=True)
+        replace(self.path / layout.POINTS, os.path.basename(path), data)
+
+    def remove_point(self, point_id: PointId, *, unfinished: bool = False) -> None:
         """Forgets a point, durably; no error when it is gone already."""
-        path = self.path / layout.point_path(point_id)
+        path = self.path / layout.point_path(point_id, unfinished=unfinished)
         with repository_io("cannot remove a point", path):
             try:
                 os.unlink(path)

@@ -32,10 +32,10 @@ from repo.format.place import Place
 from repo.index.places import Places
 from repo.index.scratch import Scratch
 from repo.reader import Reader
-from repo.types import CHUNK_KEY_BYTES, ChunkId
+from repo.types import CHUNK_KEY_BYTES, ChunkId, Kind
 from repo.upkeep.damage import COPY, DISK, Damage, Findings
 
-_TOTALS: Final = Struct("<QQ")
+_TOTALS: Final = Struct("<QQQ")
 _COVERED: Final = Struct("<BQ")
 _ENTRY_NAME = attrgetter("name")
 
@@ -43,7 +43,10 @@ _ENTRY_NAME = attrgetter("name")
 class _Directory:
     """A directory on the way from the root to where the walk is."""
 
-    __slots__ = ("bytes_below", "children", "clean", "entries_below", "entry", "path", "told")
+    __slots__ = (
+        "bytes_below", "children", "clean", "directories_below", "entries_below", "entry",
+        "path", "told",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry, path: bytes) -> None:
         self.entry = entry
@@ -52,6 +55,7 @@ class _Directory:
         self.clean = True
         self.entries_below = 0
         self.bytes_below = 0
+        self.directories_below = 0
         self.told: set[int] = set()  # damages that named the directory itself
 
 
@@ -123,7 +127,10 @@ class TreeCheck:
         directory = self._way.pop()
         entry = directory.entry
         found = directory.entries_below, directory.bytes_below
-        if directory.clean and found != (entry.entries_below, entry.bytes_below):
+        good = found == (entry.entries_below, entry.bytes_below)
+        if entry.directories_below not in {0, directory.directories_below}:
+            good = False
+        if directory.clean and not good:
             damage = self._bad(entry.node, "a directory's totals do not add up")
             damage.hit(self._point, directory.path)
             directory.clean = False
@@ -143,6 +150,8 @@ class TreeCheck:
                 before = entry.name
                 directory.entries_below += 1 + entry.entries_below
                 directory.bytes_below += entry.bytes_below if entry.node else entry.size
+                if entry.kind == Kind.DIRECTORY:
+                    directory.directories_below += 1 + entry.directories_below
             self._check_files(directory.path, [entry for entry in batch if not entry.node])
             yield from (entry for entry in batch if entry.node)
 
@@ -316,7 +325,8 @@ class TreeCheck:
 
 
 def _node_key(entry: Entry) -> bytes:
-    return entry.node + _TOTALS.pack(entry.entries_below, entry.bytes_below)
+    totals = entry.entries_below, entry.bytes_below, entry.directories_below
+    return entry.node + _TOTALS.pack(*totals)
 
 
 def _check_page(page: PageRow, entries: Sequence[Entry]) -> None:

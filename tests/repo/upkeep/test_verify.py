@@ -516,7 +516,7 @@ def test_a_failed_read_of_a_point(
 ) -> None:
     published(repository, writer, made.directory_entry(repository, writer, b"", []))
 
-    def fail(folder: Folder, point_id: object) -> None:
+    def fail(folder: Folder, point_id: object, *, unfinished: bool = False) -> None:
         raise RepositoryFailed("cannot read a point: Input/output error")
 
     monkeypatch.setattr(Folder, "read_point", fail)

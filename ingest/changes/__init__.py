@@ -1,0 +1,1 @@
+"""Change sources: who can say what changed since a base."""
