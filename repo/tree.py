@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from operator import attrgetter
+from typing import Final
 
 from repo.errors import Damaged, UsageError
 from repo.format import limits
@@ -20,7 +23,10 @@ from repo.format.node import (
     parse_page,
 )
 from repo.reader import Reader
-from repo.types import ChunkId, Kind
+from repo.types import CHUNK_KEY_BYTES, ChunkId, Kind
+
+LOADED_MAX: Final = 48
+"""Frames (about 1 MiB each) that are loaded together; the reader's cache holds some more."""
 
 
 class Tree:
@@ -34,6 +40,71 @@ class Tree:
         where = f"node {directory.node.hex()[:16]}"
         return Node.parse(self._reader.chunk(ChunkId(directory.node)), where=where)
 
+    def load(self, directories: Iterable[Entry]) -> None:
+        """Bring the nodes of directories into memory together: one look-up, joined reads.
+
+        What is missing or damaged is told by whoever reads the node itself.
+        """
+        wanted = [entry.node[:CHUNK_KEY_BYTES] for entry in directories if entry.node]
+        if len(wanted) < 2:
+            return
+        places = self._reader.places.find_many(wanted).values()
+        with suppress(Damaged):
+            self._reader.load(islice(dict.fromkeys(place[:2] for place in places), LOADED_MAX))
+
+    def differing(self, before: Entry, after: Entry) -> Iterator[tuple[Entry | None, Entry | None]]:
+        """The entries of two directories that are not equal, paired by name, in order of names.
+
+        None where one of them has no such name. Runs and pages that both have are not looked
+        at: no name is twice in a directory, so what they hold is nowhere else in either.
+        """
+        if before.node == after.node:
+            return
+        old, new = self._runs_apart(before, after)
+        ours, theirs = (heapq.merge(*runs, key=attrgetter("name")) for runs in (old, new))
+        left, right = next(ours, None), next(theirs, None)
+        while left is not None or right is not None:
+            if right is None or (left is not None and left.name < right.name):
+                yield left, None
+                left = next(ours, None)
+            elif left is None or right.name < left.name:
+                yield None, right
+                right = next(theirs, None)
+            else:
+                if left != right:
+                    yield left, right
+                left, right = next(ours, None), next(theirs, None)
+
+    def _runs_apart(
+        self, before: Entry, after: Entry
+    ) -> tuple[list[Iterator[Entry]], list[Iterator[Entry]]]:
+        """The runs of two directories without what both have."""
+        nodes = [self.node(one) if one.node else None for one in (before, after)]
+        runs = [(node.joined, node.listed) if node else () for node in nodes]
+        packed = [{run.entries for run in side if not run.pages} for side in runs]
+        pages = [{page.id for run in side for page in run.pages} for side in runs]
+        same_runs, same_pages = packed[0] & packed[1], pages[0] & pages[1]
+        old, new = (
+            [
+                self._run(_without(run, same_pages), b"")
+                for run in side
+                if run.total and (run.pages or run.entries not in same_runs)
+            ]
+            for side in runs
+        )
+        return old, new
+
+    def content(self, extent: Extent) -> memoryview:
+        """The bytes of an extent that is a chunk. Raises Damaged, also when its length is wrong."""
+        data = self._reader.chunk(extent.id)
+        if len(data) != extent.length:
+            raise Damaged(
+                f"a chunk has {len(data)} bytes where a file has {extent.length}",
+                where=f"chunk {extent.id.hex()[:16]}",
+                next_step="run `repo verify`",
+            )
+        return data
+
     def entries(self, directory: Entry, *, after: bytes = b"") -> Iterator[Entry]:
         """The entries of a directory with names above `after`, in the order of names."""
         if not directory.node:
@@ -44,7 +115,9 @@ class Tree:
 
     def _run(self, run: Run, after: bytes) -> Iterator[Entry]:
         if not run.pages:
-            yield from (e for e in parse_entries(run.entries, where="node") if e.name > after)
+            if run.entries:
+                entries = parse_entries(run.entries, where="node")
+                yield from (e for e in entries if e.name > after) if after else entries
             return
         first = max(0, bisect_right(run.pages, after, key=attrgetter("first_name")) - 1)
         for page in run.pages[first:]:
@@ -130,3 +203,10 @@ class Tree:
         limits.check("extent level", level, limits.EXTENT_LEVELS_MAX, where="extent page")
         data = self._reader.chunk(ChunkId(page_id))
         return parse_extent_page(data, level, where=f"page {page_id.hex()[:16]}")
+
+
+def _without(run: Run, page_ids: set[bytes]) -> Run:
+    """A run without some of its pages."""
+    if not run.pages:
+        return run
+    return Run(run.total, pages=tuple(page for page in run.pages if page.id not in page_ids))

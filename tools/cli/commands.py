@@ -24,6 +24,9 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "points": Listed("tools.cli.points:points", "List the backup points."),
         "show": Listed("tools.cli.show:show", "Explain one backup point."),
         "ls": Listed("tools.cli.ls:ls", "Browse the files of a backup point."),
+        "diff": Listed("tools.cli.diff:diff", "Show in what two backup points differ."),
+        "find": Listed("tools.cli.find:find", "Find names in all backup points."),
+        "versions": Listed("tools.cli.versions:versions", "Show all versions of a path over time."),
         "stats": Listed("tools.cli.stats:stats", "Show what the repository holds and saves."),
     },
     "Get back": {
