@@ -35,6 +35,7 @@ class Record(enum.IntEnum):
     FRAME_BODY = 2
     FOOTER = 3
     MANIFEST = 4
+    PIN = 5
 
 
 class Codec(enum.IntEnum):

@@ -4,6 +4,8 @@
     segments/<xx>/<id>        sealed; <id>.open while one process writes it
     points/<id>               index/            leases/<id>
     points/<id>.unfinished    the last checkpoint of a run that has not ended
+    points/<id>.forgotten     a point that goes with the next garbage collection
+    points/<id>.pin           why a point must not be forgotten
 
 Ids are 32 lower-case hex digits; <xx> are the first two of them. A name that begins with
 `.new-` is a file in the making: it means nothing to a reader and may be removed as soon as
@@ -30,6 +32,8 @@ DIRECTORIES: Final = (KEYS, SEGMENTS, POINTS, LEASES)
 TEMPORARY_PREFIX: Final = ".new-"
 OPEN_SUFFIX: Final = ".open"
 UNFINISHED_SUFFIX: Final = ".unfinished"
+FORGOTTEN_SUFFIX: Final = ".forgotten"
+PIN_SUFFIX: Final = ".pin"
 ID_BYTES: Final = 16
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -75,6 +79,16 @@ def is_shard(name: str) -> bool:
 def point_path(point_id: PointId, *, unfinished: bool = False) -> str:
     """The path of a manifest below the repository."""
     return f"{POINTS}/{point_id.hex()}{UNFINISHED_SUFFIX if unfinished else ''}"
+
+
+def forgotten_path(point_id: PointId) -> str:
+    """The path of a forgotten point's manifest below the repository."""
+    return f"{POINTS}/{point_id.hex()}{FORGOTTEN_SUFFIX}"
+
+
+def pin_path(point_id: PointId) -> str:
+    """The path of a point's pin below the repository."""
+    return f"{POINTS}/{point_id.hex()}{PIN_SUFFIX}"
 
 
 def parse_id(name: str) -> bytes | None:

@@ -157,7 +157,10 @@ def parse_problems(data: bytes, *, where: str) -> list[Problem]:
 
 
 class PointFile(NamedTuple):
-    """A point's file: `sealed` is the manifest, sealed with the key that `salt` gives."""
+    """A point's file: `sealed` is the manifest, sealed with the key that `salt` gives.
+
+    A pin's file has the same form, and begins with a magic of its own.
+    """
 
     repository_id: RepositoryId
     point_id: PointId
@@ -165,22 +168,22 @@ class PointFile(NamedTuple):
     commitment: bytes
     sealed: bytes
 
-    def pack(self) -> bytes:
+    def pack(self, magic: bytes = POINT_MAGIC) -> bytes:
         """The whole file."""
-        head = _HEAD.pack(POINT_MAGIC, FORMAT_VERSION, *self[:4])
+        head = _HEAD.pack(magic, FORMAT_VERSION, *self[:4])
         body = head + self.sealed
         return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
     @classmethod
-    def parse(cls, data: bytes, *, where: str) -> PointFile:
+    def parse(cls, data: bytes, *, where: str, magic: bytes = POINT_MAGIC) -> PointFile:
         """The parts of a point's file; Damaged when its checksum is wrong."""
         least = HEAD_BYTES + SEAL_BYTES + _CHECKSUM.size
         limits.check(
             "manifest length", len(data), limits.MANIFEST_BYTES_MAX, least=least, where=where
         )
         body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
-        magic, version, *rest = _HEAD.unpack_from(data)
-        if magic != POINT_MAGIC or checksum != xxh3_64_intdigest(body):
+        found, version, *rest = _HEAD.unpack_from(data)
+        if found != magic or checksum != xxh3_64_intdigest(body):
             raise Damaged("a point's file is damaged", where=where, next_step=_NEXT)
         if version != FORMAT_VERSION:
             raise Damaged(

@@ -241,13 +241,89 @@ class Folder:
 
     def remove_point(self, point_id: PointId, *, unfinished: bool = False) -> None:
         """Forgets a point, durably; no error when it is gone already."""
-        path = self.path / layout.point_path(point_id, unfinished=unfinished)
-        with repository_io("cannot remove a point", path):
+        self._unlink(layout.point_path(point_id, unfinished=unfinished), "cannot remove a point")
+
+    def forgotten(self) -> list[PointId]:
+        """The ids of the points that were forgotten and not collected yet, sorted."""
+        return self._suffixed(layout.FORGOTTEN_SUFFIX)
+
+    def read_forgotten(self, point_id: PointId) -> bytes:
+        """The sealed manifest of a forgotten point. Raises Damaged when it is missing."""
+        path = layout.forgotten_path(point_id)
+        if not os.path.lexists(self.path / path):
+            raise Damaged(
+                "a forgotten point is missing",
+                where=str(self.path / path),
+                next_step="it may have been taken back or collected meanwhile",
+            )
+        return self._read(path, limits.MANIFEST_BYTES_MAX, "cannot read a forgotten point")
+
+    def set_aside(self, point_id: PointId) -> bool:
+        """Takes a point out of the list, durably, for `put_back` or garbage collection.
+
+        Returns whether it was there.
+        """
+        return self._move(layout.point_path(point_id), layout.forgotten_path(point_id))
+
+    def put_back(self, point_id: PointId) -> bool:
+        """Makes a forgotten point one of the points again, durably; whether it was there."""
+        return self._move(layout.forgotten_path(point_id), layout.point_path(point_id))
+
+    def remove_forgotten(self, point_id: PointId) -> bool:
+        """Removes a forgotten point for good, durably; whether it was there."""
+        return self._unlink(layout.forgotten_path(point_id), "cannot remove a forgotten point")
+
+    def pins(self) -> list[PointId]:
+        """The ids of the points that are pinned, sorted."""
+        return self._suffixed(layout.PIN_SUFFIX)
+
+    def read_pin(self, point_id: PointId) -> bytes | None:
+        """A sealed pin; None when the point has none."""
+        with repository_io("cannot read a pin", self.path / layout.pin_path(point_id)):
+            try:
+                return read_all(
+                    self.path / layout.pin_path(point_id), limit_bytes=limits.MANIFEST_BYTES_MAX
+                )
+            except FileNotFoundError:
+                return None
+
+    def write_pin(self, point_id: PointId, data: bytes) -> None:
+        """Pins a point, durably, in the place of an earlier pin."""
+        replace(self.path / layout.POINTS, os.path.basename(layout.pin_path(point_id)), data)
+
+    def remove_pin(self, point_id: PointId) -> bool:
+        """Removes a pin, durably; whether it was there."""
+        return self._unlink(layout.pin_path(point_id), "cannot remove a pin")
+
+    def has_point(self, point_id: PointId) -> bool:
+        """Whether a point is among the points now."""
+        return os.path.lexists(self.path / layout.point_path(point_id))
+
+    def _suffixed(self, suffix: str) -> list[PointId]:
+        top = self.path / layout.POINTS
+        with repository_io("cannot list the points", top):
+            names = sorted(os.listdir(top)) if top.is_dir() else []
+        stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+        return [PointId(found) for found in map(layout.parse_id, stems) if found is not None]
+
+    def _move(self, source: str, target: str) -> bool:
+        with repository_io("cannot move a point", self.path / source):
+            try:
+                os.rename(self.path / source, self.path / target)
+            except FileNotFoundError:
+                return False
+            fsync_directory(self.path / layout.POINTS)
+            return True
+
+    def _unlink(self, name: str, what: str) -> bool:
+        path = self.path / name
+        with repository_io(what, path):
             try:
                 os.unlink(path)
             except FileNotFoundError:
-                return
+                return False
             fsync_directory(path.parent)
+            return True
 
     # Upkeep
 

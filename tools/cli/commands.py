@@ -34,6 +34,12 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "mount": Listed("tools.cli.mount:mount", "Show backup points as a file system."),
         "umount": Listed("tools.cli.umount:umount", "Take a mount away."),
     },
+    "Keep and forget": {
+        "forget": Listed("tools.cli.forget:forget", "Forget points, by rules or by name."),
+        "undelete": Listed("tools.cli.undelete:undelete", "Take forgotten points back."),
+        "pin": Listed("tools.cli.pin:pin", "Keep a point, whatever the rules say."),
+        "unpin": Listed("tools.cli.pin:unpin", "Let a pinned point be forgotten again."),
+    },
     "Upkeep": {
         "verify": Listed("tools.cli.verify:verify", "Check the repository for damage."),
         "rebuild-index": Listed(

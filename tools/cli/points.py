@@ -51,7 +51,7 @@ def points(run: Invocation, source: str | None, tags: tuple[str, ...], last: int
         for point in found:
             run.console.emit(as_json(point))
     elif found:
-        run.console.table(COLUMNS, [_row(point) for point in found])
+        run.console.table(COLUMNS, [row(point) for point in found])
     else:
         run.console.hint("No points. `repo ingest PATH` makes one.")
     for damage in damages:
@@ -59,7 +59,8 @@ def points(run: Invocation, source: str | None, tags: tuple[str, ...], last: int
     return Damaged.exit_status if damages else 0
 
 
-def _row(point: Point) -> tuple[str, ...]:
+def row(point: Point) -> tuple[str, ...]:
+    """A point as a row of the table."""
     done = point.statistics
     return (
         point.id.hex()[:8],

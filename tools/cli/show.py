@@ -16,6 +16,7 @@ from tools.cli.progress import problem_line
 
 if TYPE_CHECKING:
     from repo.format.manifest import Point, Problem
+    from repo.format.pin import Pin
     from repo.repository import Repository
 
 PROBLEMS_SHOWN = 20
@@ -31,15 +32,21 @@ def show(run: Invocation, point: str, all_problems: bool) -> None:
     POINT is an id prefix, latest, latest:SOURCE, or SOURCE@TIME. With --json the object of
     `repo points --json` comes first, then one object per problem.
     """
+    from repo.points import read_pin
+    from repo.types import PointId
+
     with run.open() as repository:
         found = repository.point(point)
+        pin = read_pin(repository.folder, repository.keys, PointId(found.id))
         problems = problems_of(repository, found)
         if run.console.json:
-            run.console.emit({**as_json(found), "root": found.root.node.hex()})
+            run.console.emit(
+                {**as_json(found), "root": found.root.node.hex(), "pin": _pin_as_json(pin)}
+            )
             for problem in problems:
                 run.console.emit(_problem_as_json(problem))
             return
-        run.console.fields(_fields(found))
+        run.console.fields([*_fields(found), ("Pinned", _pin(pin))])
         shown = problems if all_problems else islice(problems, PROBLEMS_SHOWN)
         for problem in shown:
             run.console.result(f"  {problem_line(*_parts(problem))}")
@@ -100,6 +107,25 @@ def _fields(point: Point) -> Iterator[tuple[str, str]]:
     yield "Stored", ", ".join(stored)
     yield "Root", point.root.node.hex()
     yield "Problems", human.count(point.problems_total) if point.problems_total else "none"
+
+
+def _pin(pin: Pin | None) -> str:
+    if pin is None:
+        return ""
+    until = f"held until {human.local_time(pin.until_ns)}" if pin.until_ns else "until unpinned"
+    why = f", {human.printable(pin.reason)}" if pin.reason else ""
+    return f"{until}{why} (by {human.printable(pin.made_by) or 'somebody'})"
+
+
+def _pin_as_json(pin: Pin | None) -> dict[str, object] | None:
+    if pin is None:
+        return None
+    return {
+        "reason": pin.reason,
+        "since": human.utc_time(pin.pinned_ns),
+        "until": human.utc_time(pin.until_ns) if pin.until_ns else None,
+        "by": pin.made_by,
+    }
 
 
 def _changes(point: Point) -> str:
