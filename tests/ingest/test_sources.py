@@ -288,7 +288,7 @@ def test_files_that_may_not_be_read_in_a_directory_of_pages(
         assert {each.path for each in readback.problems(repository, point)} == closed
         held = {entry.name for entry in repository.tree.entries(point.root)}
         assert held == {b"%04d" % number for number in range(9000)} - closed
-        for name in held:
+        for name in sorted(held)[::50]:
             assert repository.tree.lookup(point.root, name) is not None
 
 
