@@ -8,45 +8,47 @@ where the workers are: depth first keeps them few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from ingest.channel import Large, RangeSaved, Run
+from ingest.base import BaseDirectory, BaseEntry
+from ingest.channel import Run
+from ingest.largefile import LargeFile, PutMeta
 from ingest.task import Path
 from repo.format import limits
 from repo.format.manifest import Problem, pack_problems
 from repo.format.node import (
     EMPTY_RUN,
-    EXTENT_ROW,
     Entry,
     Node,
     PageRow,
     Totals,
     pack_entries,
-    pack_extent_page,
-    pack_extents,
     pack_page,
     parse_entries,
 )
 from repo.format.node import Run as NodeRun
 from repo.types import ChunkId, Kind
 
-PutMeta = Callable[[bytes], ChunkId]
-"""Stores a node, page or problem list; gives its id."""
-
-EXTENT_PAGE_ROWS: Final = 1024
 PROBLEMS_PER_CHUNK: Final = 1000
+_DIRECTORY: Final = Kind.DIRECTORY
 
 
 class PendingDirectory:
-    """A directory of which something is still outstanding."""
+    """A directory of which something is still outstanding.
+
+    `bases` are its entries in the trees that it is compared with, `own` what the first of them
+    holds, once that is needed. `exact`: whether a plan answers for it. What stays as it was in
+    `own` is counted, so that its node can be taken over by id when that is everything.
+    """
 
     __slots__ = (
-        "above", "bytes_below", "device", "entries_below", "entry", "joined", "path", "runs",
-        "source", "volume", "waiting",
+        "above", "at_home", "bases", "below", "bytes_below", "device", "directories_below",
+        "entries_below", "entry", "exact", "joined", "kept_entries", "kept_runs", "large",
+        "others", "own", "path", "runs", "same", "source", "volume", "waiting",
     )  # fmt: skip
 
     def __init__(self, source: SourceAssembly, path: Path, above: PendingDirectory | None) -> None:
@@ -61,6 +63,17 @@ class PendingDirectory:
         self.runs: list[Run | PageRow] = []
         self.entries_below = 0
         self.bytes_below = 0
+        self.directories_below = 0
+        self.bases: Sequence[BaseEntry] = ()
+        self.own: BaseDirectory | None = None
+        self.others: Sequence[BaseDirectory] = ()
+        self.exact = False
+        self.at_home = False  # its base has it in the same place
+        self.same = False  # its attributes are those of the base
+        self.kept_entries = 0
+        self.kept_runs = 0
+        self.below: set[PendingDirectory] = set()
+        self.large: set[LargeFile] = set()
 
     def add_runs(self, runs: Sequence[Run], *, paged: bool) -> None:
         """Take runs of saved entries. When there will be several they become pages at once."""
@@ -73,34 +86,75 @@ class PendingDirectory:
             else:
                 self.runs.append(run)
 
+    def take_run(self, run: Run | PageRow, *, kept: bool) -> None:
+        """Take a run or page of a base, which is what was found; `kept`: of the base proper."""
+        self.entries_below += run.count
+        self.bytes_below += run.bytes_below
+        if self.runs:
+            self._page_runs()
+            run = run if isinstance(run, PageRow) else self._page(run)
+        self.runs.append(run)
+        self.kept_runs += kept
+
     def _page_runs(self) -> None:
         self.runs = [self._page(run) if isinstance(run, Run) else run for run in self.runs]
 
     def _page(self, run: Run) -> PageRow:
         page_id = self.source.put_meta(pack_page(run.entries, run.count))
-        return PageRow(run.first_name, page_id, run.count, run.count, run.bytes_below)
+        first_name = run.first_name or parse_entries(run.entries, where="a run")[0].name
+        return PageRow(first_name, page_id, run.count, run.count, run.bytes_below)
 
-    def add(self, entry: Entry) -> None:
-        """Take an entry that was put together here: a sub-directory, a large or retried file."""
+    def add(self, entry: Entry, *, kept: bool = False) -> None:
+        """Take an entry that was put together here: a sub-directory, a large or retried file.
+
+        `kept`: the base has just this entry in this place.
+        """
         self.joined.append(entry)
         self.entries_below += 1 + entry.entries_below
         self.bytes_below += entry.bytes_below if entry.node else entry.size
+        self.directories_below += (entry.kind == _DIRECTORY) + entry.directories_below
+        self.kept_entries += kept
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether all that it holds is what the base has of it, so that the node is the same."""
+        if self.own is None or self.directories_below != self.own.entry.directories_below:
+            return False
+        node = self.own.node
+        runs = len(node.listed.pages) or bool(node.listed.total)
+        return (
+            self.kept_entries == len(self.joined) == node.joined.total
+            and self.kept_runs == len(self.runs) == runs
+        )
 
     def finish(self) -> Entry:
         """The entry of the directory, its node stored."""
         if self.entry is None:
             raise AssertionError("a directory is finished before it was listed")
-        put_meta = self.source.put_meta
-        node = Node(
-            _joined_run(sorted(self.joined, key=attrgetter("name")), put_meta),
+        if self.own is not None and self.unchanged:
+            if self.same and self.at_home:
+                return self.own.entry
+            node_id = self.own.entry.node
+        else:
+            node_id = self.source.put_meta(self._node(self.joined).pack())
+        return self._with_node(node_id, self.entries_below, self.bytes_below)
+
+    def _node(self, joined: Iterable[Entry]) -> Node:
+        return Node(
+            _joined_run(sorted(joined, key=attrgetter("name")), self.source.put_meta),
             self._listed_run(),
             Totals(self.entries_below, self.bytes_below),
         )
+
+    def _with_node(self, node_id: bytes, entries_below: int, bytes_below: int) -> Entry:
+        if self.entry is None:
+            raise AssertionError("a directory without an entry")
         return msgspec.structs.replace(
             self.entry,
-            node=put_meta(node.pack()),
-            entries_below=self.entries_below,
-            bytes_below=self.bytes_below,
+            node=node_id,
+            entries_below=entries_below,
+            bytes_below=bytes_below,
+            directories_below=self.directories_below,
         )
 
     def _listed_run(self) -> NodeRun:
@@ -142,66 +196,11 @@ def _page_parts(entries: list[Entry]) -> Iterable[list[Entry]]:
         yield part
 
 
-class LargeFile:
-    """A large file whose ranges are being saved."""
-
-    __slots__ = (
-        "_rows", "changed", "directory", "entry", "errno", "last_try", "outstanding", "version",
-    )  # fmt: skip
-
-    def __init__(self, directory: PendingDirectory, large: Large, *, last_try: bool) -> None:
-        self.directory = directory
-        self.entry = large.entry
-        self.version = large.version
-        self.last_try = last_try
-        self.outstanding = 0
-        self.changed = ""
-        self.errno = 0
-        self._rows: dict[int, tuple[list[tuple[bytes, int]], int]] = {}
-
-    def add(self, start: int, stop: int, saved: RangeSaved) -> None:
-        """Take a range. Its extents become pages at once, so that only their ids are held."""
-        if saved.changed and not self.changed:
-            self.changed = saved.changed
-        if saved.errno:
-            self.errno = saved.errno
-        put_meta = self.directory.source.put_meta
-        pages: list[tuple[bytes, int]] = []
-        size = EXTENT_ROW.size * EXTENT_PAGE_ROWS
-        for at in range(0, len(saved.extents), size):
-            rows = saved.extents[at : at + size]
-            covered = sum(length for _, length in EXTENT_ROW.iter_unpack(rows))
-            pages.append((put_meta(pack_extent_page(rows, 0)), covered))
-        self._rows[start] = (pages, saved.covered if saved.covered < stop - start else -1)
-
-    def finish(self) -> Entry:
-        """The entry with its extents. What was torn ends where the first range came up short."""
-        pages: list[tuple[bytes, int]] = []
-        for start in sorted(self._rows):
-            rows, short = self._rows[start]
-            pages.extend(rows)
-            if short >= 0:
-                break
-        size = sum(covered for _, covered in pages)
-        put_meta = self.directory.source.put_meta
-        level = 1
-        while len(pages) > limits.EXTENT_ROWS_INLINE:
-            pages = [
-                (put_meta(pack_extent_page(pack_extents(part), level)), sum(n for _, n in part))
-                for part in _slices(pages, EXTENT_PAGE_ROWS)
-            ]
-            level += 1
-        return msgspec.structs.replace(
-            self.entry, size=size, extents=pack_extents(pages), extent_level=level
-        )
-
-
-def _slices(rows: list[tuple[bytes, int]], size: int) -> Iterable[list[tuple[bytes, int]]]:
-    return (rows[at : at + size] for at in range(0, len(rows), size))
-
-
 class SourceAssembly:
-    """One source of a job: its pending directories, figures, problems and, in the end, its root."""
+    """One source of a job: its pending directories, figures, problems and, in the end, its root.
+
+    `files_reused` counts the entries taken over from the base.
+    """
 
     def __init__(self, number: int, put_meta: PutMeta) -> None:
         self.number = number
@@ -211,6 +210,9 @@ class SourceAssembly:
         self.directories = 0
         self.bytes_source = 0
         self.bytes_read = 0
+        self.files_reused = 0
+        self.files_audited = 0
+        self.volumes: set[int] = set()
         self.has_xattrs = False
         self.owners: set[tuple[int, int]] = set()
         self.problems_total = 0
@@ -233,7 +235,10 @@ class SourceAssembly:
             if above is None:
                 self.root = entry
                 return
-            above.add(entry)
+            own = directory.own
+            kept = directory.at_home and own is not None and entry is own.entry
+            above.add(entry, kept=kept)
+            above.below.discard(directory)
             above.waiting -= 1
             directory = above
 
@@ -242,8 +247,18 @@ class SourceAssembly:
         if directory.above is not None:
             if entry is not None:
                 self.directories += 1
-                directory.above.add(entry)
+                before = directory.bases[0].entry if directory.bases else None
+                directory.above.add(entry, kept=directory.at_home and entry == before)
             self.arrived(directory.above)
+
+    def take_over(self, above: PendingDirectory, entry: Entry) -> None:
+        """A directory and all below it is what the base has in the same place."""
+        files = entry.entries_below - entry.directories_below
+        self.directories += 1 + entry.directories_below
+        self.files += files
+        self.files_reused += files
+        self.bytes_source += entry.bytes_below
+        above.add(entry, kept=True)
 
     def problem(self, problem: Problem) -> None:
         """Record a problem; long lists go into chunks of their own."""
@@ -265,6 +280,6 @@ def entries_of(runs: Iterable[Run]) -> Iterable[Entry]:
         yield from parse_entries(run.entries, where="a worker's result")
 
 
-def names_of(run: Run) -> list[tuple[bytes, bool]]:
+def names_of(run: Run) -> list[tuple[bytes, bool, int]]:
     """The names of a run's entries, as a task takes them."""
-    return [(entry.name, entry.kind == Kind.FILE) for entry in entries_of((run,))]
+    return [(e.name, e.kind == Kind.FILE, e.inode) for e in entries_of((run,))]

@@ -98,28 +98,45 @@ class FrameReady(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Directory(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A sub-directory that a listing found. `absent`: why it is not to be entered, if so."""
+    """A sub-directory that a listing found, and the inode that the listing gave for it."""
 
     name: bytes
-    absent: str = ""
+    inode: int = 0
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Packed names that are left for a task of their own: the first, the last, and all."""
+
+    first_name: bytes
+    last_name: bytes
+    names: bytes
 
 
 class Large(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A large file that a listing found: its entry without extents, and its version."""
+    """A large file that a listing found: its entry without extents, and its version.
+
+    `base` is what a base holds of it. `begun`: that is the beginning of this very file, which an
+    unfinished run has read.
+    """
 
     entry: Entry
     version: tuple[int, int, int, int, int]
+    base: Entry | None = None
+    begun: bool = False
 
 
 class Counts(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a task did: entries saved, bytes of regular files among them, bytes read, and
-    whether any entry has extended attributes.
+    """What a task did: entries saved, bytes of regular files among them, bytes read, whether any
+    entry has extended attributes; entries taken over from a base, and how many of these were
+    read all the same, to audit the base's word.
     """
 
     files: int = 0
     bytes_source: int = 0
     bytes_read: int = 0
     xattrs: bool = False
+    reused: int = 0
+    audited: int = 0
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -134,8 +151,12 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Listed(msgspec.Struct, array_like=True, frozen=True, tag=3):
     """A directory was listed. `entry` is itself, without node; `runs` are its saved entries.
 
-    `parts` are packed lists of names that are left for tasks of their own. `claims` is the last
-    claim that its chunks went into. `error` instead of an entry: the directory failed.
+    `parts` are names that are left for tasks of their own. `claims` is the last claim that its
+    chunks went into. `error` instead of an entry: the directory failed.
+
+    `unchanged`: its entries are those of the comparison's first run, and `runs` is empty.
+    `same`: its own attributes are those of the base. `put_off`: it was not listed, for its base
+    lies elsewhere. `wrong`: names that a base called unchanged, and that an audit found changed.
     """
 
     task: int
@@ -147,16 +168,20 @@ class Listed(msgspec.Struct, array_like=True, frozen=True, tag=3):
     directories: list[Directory] = []
     large: list[Large] = []
     runs: list[Run] = []
-    parts: list[bytes] = []
+    parts: list[Part] = []
     failed: list[bytes] = []
     problems: list[Problem] = []
     notices: list[str] = []
     owners: list[tuple[int, int]] = []
     error: Problem | None = None
+    unchanged: bool = False
+    same: bool = False
+    put_off: bool = False
+    wrong: list[bytes] = []
 
 
 class Saved(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """A part of a directory was saved."""
+    """A part of a directory was saved. `unchanged` and `wrong` as in `Listed`."""
 
     task: int
     claims: int
@@ -166,6 +191,8 @@ class Saved(msgspec.Struct, array_like=True, frozen=True, tag=4):
     failed: list[bytes] = []
     problems: list[Problem] = []
     owners: list[tuple[int, int]] = []
+    unchanged: bool = False
+    wrong: list[bytes] = []
 
 
 class RangeSaved(msgspec.Struct, array_like=True, frozen=True, tag=5):

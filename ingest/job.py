@@ -8,6 +8,7 @@ disks.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,20 +16,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from ingest import channel
-from ingest.assembly import LargeFile, PendingDirectory, SourceAssembly, entries_of, names_of
+from ingest.assembly import PendingDirectory, SourceAssembly, entries_of, names_of
+from ingest.base import Foundation
+from ingest.changes.changesource import Range
 from ingest.channel import Answer, Assign, Flush, Halt, SlotFree, Start
 from ingest.claims import Claims
 from ingest.committer import Committer
+from ingest.descent import Descent
+from ingest.largefile import LargeFile, kept_parts
 from ingest.planner import TRIES_MAX, Planner, Work
 from ingest.pool import THREAD, Handle, Pool
 from ingest.rehearsal import Rehearsal
 from ingest.stream import TICKETS_HELD
-from ingest.task import ListTask, PartTask, RangeTask, Subject
+from ingest.task import ListTask, PartTask, RangeTask, Subject, Task
 from ingest.worker import pack_names, serve
-from repo.errors import Interrupted, JobFailed
+from repo.errors import Damaged, Interrupted, JobFailed
 from repo.format.manifest import Problem
 from repo.keys import Keys
 from repo.repository import Repository
@@ -76,6 +82,7 @@ class ProgressState:
     seconds: float = 0.0
     files: int = 0
     directories: int = 0
+    files_reused: int = 0
     bytes_source: int = 0
     bytes_read: int = 0
     bytes_new: int = 0
@@ -92,8 +99,19 @@ class JobSource:
 
     root_fd: int
     subject: Subject
+    foundation: Foundation = field(default_factory=Foundation)
     assembly: SourceAssembly = field(init=False)
+    descent: Descent = field(init=False)
     failure: Problem | None = None
+
+
+class Distrusted(Exception):
+    """What a base calls unchanged is not: the number of the source, and the path of a file."""
+
+    def __init__(self, source: int, path: bytes) -> None:
+        super().__init__(source, path)
+        self.source = source
+        self.path = path
 
 
 class Job:
@@ -147,9 +165,7 @@ class Job:
                 self._committer = Committer(self._committer_failed)
                 self._pool = self._new_pool(nursery)
                 for number, source in enumerate(self._sources):
-                    source.assembly = SourceAssembly(number, self._put_meta)
-                    task = ListTask(self._planner.next_id(), number, ())
-                    self._planner.add(Work(task, source.assembly.top))
+                    self._begin(number, source)
                 nursery.start_soon(self._report)
                 nursery.start_soon(self._keep_durable)
                 self._pool.start_thread(serve)
@@ -164,6 +180,15 @@ class Job:
         if self._failure is not None:
             raise self._failure
         self._on_progress(self.state())
+
+    def _begin(self, number: int, source: JobSource) -> None:
+        source.assembly = SourceAssembly(number, self._put_meta)
+        device = os.fstat(source.root_fd).st_dev
+        source.descent = Descent(
+            source.assembly, source.foundation, device, self._planner.next_id, self._on_notice
+        )
+        for work in source.descent.start():
+            self._planner.add(work)
 
     def interrupt(self) -> None:
         """Stop: the first time when what is claimed is stored, the second time at once."""
@@ -262,6 +287,7 @@ class Job:
             seconds=time.monotonic() - self._started,
             files=sum(a.files for a in assemblies),
             directories=sum(a.directories for a in assemblies),
+            files_reused=sum(a.files_reused for a in assemblies),
             bytes_source=sum(a.bytes_source for a in assemblies),
             bytes_read=sum(a.bytes_read for a in assemblies),
             bytes_new=written.plain_bytes,
@@ -357,18 +383,28 @@ class Job:
                 self._range_saved(handle, work, message)
 
     def _listed(self, handle: Handle, work: Work, listed: channel.Listed) -> None:
-        directory = work.directory
+        directory, assembly = work.directory, work.directory.source
+        descent = self._sources[assembly.number].descent
         if listed.error is not None or listed.entry is None or listed.entry.absent:
             self._not_listed(work, listed)
             return
-        directory.entry = listed.entry
+        if listed.put_off:
+            if not descent.put_off(work, listed):
+                work.task = msgspec.structs.replace(work.task, probe_ns=0)
+                self._planner.add(work)
+            return
+        directory.entry, directory.same = listed.entry, listed.same
         if listed.entry.xattrs:
-            directory.source.has_xattrs = True
+            assembly.has_xattrs = True
         directory.device, directory.volume = listed.device, listed.volume
-        for found in listed.directories:
-            self._enqueue_directory(directory, found.name)
+        if listed.volume:
+            assembly.volumes.add(listed.volume)
+        if directory.above is not None:
+            directory.above.below.add(directory)
+        for below in descent.children(directory, listed.directories):
+            self._planner.add(below)
         for part in listed.parts:
-            self._enqueue_names(directory, part, last_try=False)
+            self._enqueue_names(directory, part.names, last_try=False, part=part)
         self._take_entries(handle, work, listed, paged=bool(listed.parts), joined=False)
 
     def _not_listed(self, work: Work, listed: channel.Listed) -> None:
@@ -390,18 +426,23 @@ class Job:
         assembly.left_out(directory, listed.entry)
         self._check_end()
 
-    def _enqueue_directory(self, above: PendingDirectory, name: bytes) -> None:
-        source = above.source
-        path = (*above.path, name)
-        directory = PendingDirectory(source, path, above)
-        above.waiting += 1
-        task = ListTask(self._planner.next_id(), source.number, path, above.device, above.volume)
-        self._planner.add(Work(task, directory))
-
-    def _enqueue_names(self, directory: PendingDirectory, names: bytes, *, last_try: bool) -> None:
+    def _enqueue_names(
+        self,
+        directory: PendingDirectory,
+        names: bytes,
+        *,
+        last_try: bool,
+        part: channel.Part | None = None,
+    ) -> None:
         directory.waiting += 1
         task = PartTask(
-            self._planner.next_id(), directory.source.number, directory.path, names, last_try
+            self._planner.next_id(),
+            directory.source.number,
+            directory.path,
+            names,
+            last_try,
+            part.first_name if part is not None else b"",
+            part.last_name if part is not None else b"",
         )
         self._planner.add(Work(task, directory))
 
@@ -413,8 +454,11 @@ class Job:
         last_try = isinstance(work.task, PartTask) and work.task.last_try
         assembly.owners.update(result.owners)
         assembly.has_xattrs = assembly.has_xattrs or result.counts.xattrs
+        if result.wrong:
+            self._distrust(assembly, directory, result.wrong)
+            return
         for large in result.large:
-            self._enqueue_ranges(LargeFile(directory, large, last_try=last_try))
+            self._enqueue_ranges(directory, large, last_try=last_try)
         for names in result.failed:
             directory.waiting += 1
             retry = PartTask(
@@ -424,7 +468,10 @@ class Job:
 
         def settled(good: bool) -> None:
             again: set[bytes] = set()
-            if not good:
+            if result.unchanged:
+                good = True  # it relies on nothing that was read now
+                self._keep_run(work, result)
+            elif not good:
                 again = self._again(directory, result.runs, last_try=last_try)
             elif joined:
                 for entry in entries_of(result.runs):
@@ -435,6 +482,8 @@ class Job:
                 assembly.files += result.counts.files
                 assembly.bytes_source += result.counts.bytes_source
                 assembly.bytes_read += result.counts.bytes_read
+                assembly.files_reused += result.counts.reused
+                assembly.files_audited += result.counts.audited
             for problem in result.problems:
                 if problem.path.rpartition(b"/")[2] not in again:
                     assembly.problem(problem)
@@ -443,6 +492,17 @@ class Job:
 
         self._when_settled(handle, result.claims, settled)
 
+    def _keep_run(self, work: Work, result: Any) -> None:
+        """Take over the run of the base that a task compared with first."""
+        directory, task, counts = work.directory, work.task, result.counts
+        first = [*([directory.own] if directory.own is not None else []), *directory.others][0]
+        listed = first.node.listed
+        page = None
+        if isinstance(task, PartTask) and listed.pages:
+            page = first.page_of(task.first_name)
+        run = page or channel.Run(b"", counts.files, listed.entries, counts.bytes_source)
+        directory.take_run(run, kept=first is directory.own)
+
     def _again(
         self, directory: PendingDirectory, runs: Sequence[channel.Run], *, last_try: bool
     ) -> set[bytes]:
@@ -450,7 +510,7 @@ class Job:
         again: set[bytes] = set()
         for run in runs:
             names = names_of(run)
-            again.update(name for name, _ in names)
+            again.update(named[0] for named in names)
             self._enqueue_names(directory, pack_names(names), last_try=last_try)
         self._dispatch()
         return again
@@ -466,23 +526,54 @@ class Job:
 
     # -- large files --------------------------------------------------------------------------
 
-    def _enqueue_ranges(self, large: LargeFile) -> None:
-        directory = large.directory
+    def _enqueue_ranges(
+        self, directory: PendingDirectory, found: channel.Large, *, last_try: bool
+    ) -> None:
         directory.waiting += 1
+        large = LargeFile(found, directory.source.put_meta, last_try=last_try)
+        directory.large.add(large)
         size = large.entry.size
         step = max(self._options.range_bytes, math.ceil(size / RANGES_MAX / MIB) * MIB)
-        for start in range(0, size, step):
-            task = RangeTask(
-                self._planner.next_id(),
-                directory.source.number,
-                directory.path,
-                large.entry.name,
-                start,
-                min(size, start + step),
-                large.version,
-            )
-            large.outstanding += 1
-            self._planner.add(Work(task, directory, large))
+        for first, last in self._to_read(directory, large, found):
+            for start in range(first, last, step):
+                task = RangeTask(
+                    self._planner.next_id(),
+                    directory.source.number,
+                    directory.path,
+                    large.entry.name,
+                    start,
+                    min(last, start + step),
+                    large.version,
+                )
+                large.outstanding += 1
+                self._planner.add(Work(task, directory, large))
+        if not large.outstanding:
+            self._large_arrived(directory, large)
+
+    def _to_read(
+        self, directory: PendingDirectory, large: LargeFile, found: channel.Large
+    ) -> list[Range]:
+        """The ranges of a large file that no base holds; what one holds is kept."""
+        base, entry = found.base, large.entry
+        whole = [Range(0, entry.size)]
+        if base is None:
+            return whole
+        plan = self._sources[directory.source.number].foundation.plan
+        changed: list[Range] | None = None
+        if found.begun:
+            changed = []
+        elif plan is not None:
+            changed = plan.ranges(base.inode, entry.inode, entry.size)
+        if changed is None:
+            return whole
+        try:
+            kept, to_read = kept_parts(self._repository.tree, base, changed, entry.size)
+        except Damaged as damage:
+            self._on_notice(f"{entry.name!r} is read as a whole: {damage}")
+            return whole
+        for part in kept:
+            large.keep(part)
+        return to_read
 
     def _range_saved(self, handle: Handle, work: Work, saved: channel.RangeSaved) -> None:
         def settled(good: bool) -> None:
@@ -501,12 +592,16 @@ class Job:
         large.add(task.start, task.stop, saved)
         work.directory.source.bytes_read += saved.bytes_read
         large.outstanding -= 1
-        if large.outstanding:
-            return
-        directory, assembly = work.directory, work.directory.source
-        path = b"/".join((*task.path, task.name))
+        if not large.outstanding:
+            self._large_arrived(work.directory, large)
+            self._dispatch()  # what settled this may be a frame, which dispatches nothing
+
+    def _large_arrived(self, directory: PendingDirectory, large: LargeFile) -> None:
+        assembly, name = directory.source, large.entry.name
+        directory.large.discard(large)
+        path = b"/".join((*directory.path, name))
         if (large.changed or large.errno) and not large.last_try:
-            names = pack_names([(task.name, True)])
+            names = pack_names([(name, True, 0)])
             directory.waiting += 1
             retry = PartTask(
                 self._planner.next_id(), assembly.number, directory.path, names, last_try=True
@@ -521,7 +616,13 @@ class Job:
                 assembly.bytes_source += entry.size
                 directory.add(entry)
         assembly.arrived(directory)
-        self._dispatch()  # the message that settled this may be a frame, which dispatches nothing
+
+    def _distrust(
+        self, assembly: SourceAssembly, directory: PendingDirectory, names: Sequence[bytes]
+    ) -> None:
+        """An audit found that a file changed without a sign of it: the job is begun anew."""
+        path = b"/".join((*directory.path, names[0]))
+        self._fail(Distrusted(assembly.number, path))
 
     # -- retries ------------------------------------------------------------------------------
 
@@ -542,11 +643,8 @@ class Job:
             return
         everybody = self._pool.workers.values()
         workers = [h for h in everybody if h.ready and not h.retired]
-        if not len(self._planner) and self._retries and not any(h.held for h in everybody):
-            self._last_tries = True
-            for work in self._retries:
-                self._planner.add(work)
-            self._retries.clear()
+        if not len(self._planner) and not any(h.held for h in everybody):
+            self._add_held_back()
         for handle in workers:
             if any(work.suspect for work in handle.held.values()):
                 continue  # it must be alone with it, to know what it dies of
@@ -563,12 +661,26 @@ class Job:
         self._start_workers()
         self._check_end()
 
+    def _add_held_back(self) -> None:
+        """Queue what was to come behind everything else: moved directories, then last tries."""
+        for source in self._sources:
+            for work in source.descent.found():
+                self._planner.add(work)
+        if not len(self._planner) and self._retries:
+            self._last_tries = True
+            for work in self._retries:
+                self._planner.add(work)
+            self._retries.clear()
+
     def _assign(self, handle: Handle, taken: list[Work]) -> None:
+        tasks: list[Task] = []
         for work in taken:
             handle.held[work.task.id] = work
+            source = self._sources[work.task.source]
+            tasks.append(source.descent.prepared(work))
         handle.path = taken[-1].task.path
         handle.flushed = False
-        handle.send(Assign([work.task for work in taken]))
+        handle.send(Assign(tasks))
 
     def _idle(self, handle: Handle) -> None:
         """A worker has nothing to do: what it has in hand must not wait for more."""

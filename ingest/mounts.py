@@ -33,6 +33,18 @@ PSEUDO: Final = frozenset(
 """File systems that show the kernel, not somebody's data: below a source they are not entered."""
 
 
+UNSTABLE: Final = frozenset(
+    ["9p", "cifs", "exfat", "msdos", "nfs", "nfs4", "overlay", "smb3", "vfat", "virtiofs"]
+)
+"""File systems that number their files anew when they like: an inode there proves nothing."""
+
+
+def unstable_inodes(mount_id: int) -> bool:
+    """Whether the file system at `mount_id` is known to change the inode numbers of its files."""
+    kind = _kinds().get(mount_id, "")
+    return kind in UNSTABLE or kind.startswith("fuse")
+
+
 def pseudo_file_system(mount_id: int) -> str:
     """The kind of the file system at `mount_id` when it is a pseudo one, else ""."""
     kind = _kinds().get(mount_id, "")

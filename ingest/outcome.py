@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from ingest.statx import Stat
 from ingest.task import Path
 from repo.format.manifest import Problem
 from repo.format.node import Entry
@@ -30,6 +31,7 @@ class Deferred(NamedTuple):
 
     entry: Entry
     version: tuple[int, int, int, int, int]
+    stat: Stat
 
 
 class Failed(NamedTuple):

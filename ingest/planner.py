@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from ingest.task import RangeTask, Task
 
 if TYPE_CHECKING:
-    from ingest.assembly import LargeFile, PendingDirectory
+    from ingest.assembly import PendingDirectory
+    from ingest.largefile import LargeFile
 
 BATCH_MAX: Final = 8
 """Small tasks handed out in one message."""

@@ -95,7 +95,8 @@ class Saver:
     @staticmethod
     def _deferred(name: bytes, stat: Stat, flags: int, xattrs: Xattrs) -> Deferred:
         """A file whose extents need pages, which the master makes: it is large or in tatters."""
-        return Deferred(file_entry(name, stat, stat.size, b"", flags, xattrs), version_of(stat))
+        entry = file_entry(name, stat, stat.size, b"", flags, xattrs)
+        return Deferred(entry, version_of(stat), stat)
 
     def _content(self, fd: int, stat: Stat) -> tuple[bytes, int, str]:
         """Read a whole file: packed extents, bytes covered, and what makes it torn ("")."""

@@ -15,7 +15,10 @@ from typing import Final
 
 import trio
 
+from ingest.base import Foundation, selection_of
+from ingest.changes.changesource import Verdict
 from ingest.exclusion import Exclusion
+from ingest.foundation import found
 from ingest.job import Job, JobSource, Options, ProgressState
 from ingest.rehearsal import Rehearsal
 from ingest.snapshots.directory import DirectoryProvider
@@ -23,7 +26,7 @@ from ingest.snapshots.snapshot import Snapshot, SnapshotProvider
 from ingest.source import SourceIdentity
 from ingest.task import Subject
 from repo.errors import JobFailed, SnapshotVanished, UsageError
-from repo.format.manifest import Point, Statistics
+from repo.format.manifest import BaseRecord, Point, Statistics
 from repo.format.node import Entry
 from repo.repository import Repository
 from repo.writer import Writer
@@ -34,7 +37,10 @@ LEVELS_AUTO: Final = (1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class IngestRequest:
-    """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw)."""
+    """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw).
+
+    `base`: `auto` (the newest point of the source), `none` (read everything), or a point.
+    """
 
     paths: Sequence[str]
     source_id: str = ""
@@ -46,6 +52,7 @@ class IngestRequest:
     tags: Sequence[str] = ()
     streams: int = 0
     levels: tuple[int, ...] = LEVELS_AUTO
+    base: str = "auto"
     dry_run: bool = False
     made_by: str = "repo"
 
@@ -70,6 +77,8 @@ class IngestSummary:
     failed: Sequence[str] = ()
 
 
+_RANK: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
+
 OnProgress = Callable[[ProgressState], None]
 OnNotice = Callable[[str], None]
 
@@ -83,6 +92,12 @@ class _Opened:
     snapshot: Snapshot
     job_source: JobSource
     exclusions: bytes
+    selection: bytes
+
+    @property
+    def foundation(self) -> Foundation:
+        """What its ingest builds on."""
+        return self.job_source.foundation
 
 
 def ingest(
@@ -108,6 +123,12 @@ def ingest(
         if recovered:
             on_notice(f"recovered {recovered} segments that a killed process left open")
         stack.enter_context(repository.lease("ingest"))
+        points = _points_before(repository, request)
+        for source in sources:
+            source.job_source.foundation = _foundation(
+                repository, request, source, points, on_notice
+            )
+            stack.callback(_close, source.foundation)
         writer = _writer(repository, request)
         stack.callback(writer.abandon)
         options = Options(streams=request.streams or cores(), levels=request.levels)
@@ -118,15 +139,15 @@ def ingest(
             options,
             on_progress=on_progress,
             on_notice=on_notice,
-            bytes_expected=_expected(repository, sources),
+            bytes_expected=_expected(points, sources),
         )
         _conduct(job)
         _check_alive(sources)
-        points, failed = _points(request, job, sources, started_ns)
+        made, failed = _points(request, job, sources, started_ns)
         if isinstance(writer, Writer):
-            for point in points:
+            for point in made:
                 writer.publish(point)
-        return _summary(points, failed, job)
+        return _summary(made, failed, job, sources)
 
 
 @contextmanager
@@ -205,7 +226,54 @@ def _open(
         frozen=snapshot.frozen,
     )
     identity = SourceIdentity.of(path, request.source_id)
-    return _Opened(identity, provider, snapshot, JobSource(root_fd, subject), exclusion.hash())
+    exclusions = exclusion.hash()
+    selection = selection_of(
+        exclusions,
+        exclude_caches=request.exclude_caches,
+        one_file_system=request.one_file_system,
+    )
+    return _Opened(identity, provider, snapshot, JobSource(root_fd, subject), exclusions, selection)
+
+
+def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:
+    """The points that may serve as base, the newest first."""
+    if request.base not in ("auto", "none"):
+        return [repository.point(request.base)]
+    return repository.points(on_damage=lambda _damage: None)[::-1]
+
+
+def _foundation(
+    repository: Repository,
+    request: IngestRequest,
+    source: _Opened,
+    points: Sequence[Point],
+    on_notice: OnNotice,
+) -> Foundation:
+    """What a source builds on: with `--base none` nothing, not even what was left unfinished."""
+    if request.base == "none":
+        return Foundation()
+    if request.base == "auto":
+        points = [point for point in points if point.source_id == source.identity.id]
+    elif points[0].unfinished:
+        raise UsageError(
+            "an unfinished point cannot be chosen as base",
+            where=request.base,
+            next_step="it is used by itself when its source is backed up again",
+        )
+    return found(
+        repository,
+        points,
+        source.identity.id,
+        source.selection,
+        source.snapshot,
+        source.job_source.root_fd,
+        on_notice=on_notice,
+    )
+
+
+def _close(foundation: Foundation) -> None:
+    if foundation.plan is not None:
+        foundation.plan.close()
 
 
 def _own_folders(repository: Repository) -> tuple[tuple[int, int], ...]:
@@ -215,12 +283,12 @@ def _own_folders(repository: Repository) -> tuple[tuple[int, int], ...]:
     return tuple((stat.st_dev, stat.st_ino) for stat in folders)
 
 
-def _expected(repository: Repository, sources: Sequence[_Opened]) -> int:
+def _expected(points: Sequence[Point], sources: Sequence[_Opened]) -> int:
     """Bytes that the sources had when they were last backed up: for the estimate of the end."""
     wanted = {source.identity.id for source in sources}
     newest = {
         point.source_id: point.root.bytes_below
-        for point in repository.points(on_damage=lambda _damage: None)
+        for point in reversed(points)
         if point.source_id in wanted
     }
     return sum(newest.values()) if len(newest) == len(wanted) else 0
@@ -250,6 +318,10 @@ def _point(
     assembly = source.job_source.assembly
     state = job.state()
     users, groups = _owner_names(assembly.owners)
+    foundation = source.foundation
+    before = [tree.point for tree in foundation.trees]
+    for point in reversed(before):  # who owns what was taken over was not looked at
+        users, groups = {**point.users, **users}, {**point.groups, **groups}
     return Point(
         id=secrets.token_bytes(16),
         source_id=source.identity.id,
@@ -261,6 +333,7 @@ def _point(
         statistics=Statistics(
             files=assembly.files,
             directories=assembly.directories,
+            files_reused=assembly.files_reused,
             bytes_source=assembly.bytes_source,
             bytes_read=assembly.bytes_read,
             bytes_new=state.bytes_new,
@@ -274,25 +347,41 @@ def _point(
         users=users,
         groups=groups,
         exclusions=source.exclusions,
-        has_xattrs=assembly.has_xattrs,
+        has_xattrs=assembly.has_xattrs or any(point.has_xattrs for point in before),
         made_by=request.made_by,
+        verdict=_verdict(foundation),
+        change_source=foundation.plan.kind if foundation.plan else "none",
+        base=foundation.base.point.id if foundation.base else b"",
+        base_record=BaseRecord(
+            taken_ns=source.snapshot.taken_ns or started_ns,
+            selection=source.selection,
+            volumes=len(assembly.volumes),
+        ),
     )
 
 
-def _summary(points: Sequence[Point], failed: Sequence[str], job: Job) -> IngestSummary:
+def _verdict(foundation: Foundation) -> Verdict:
+    return foundation.plan.verdict if foundation.plan is not None else Verdict.FULL
+
+
+def _summary(
+    points: Sequence[Point], failed: Sequence[str], job: Job, sources: Sequence[_Opened]
+) -> IngestSummary:
     state = job.state()
+    # Of several sources the weakest word is the job's.
+    weakest = min((source.foundation for source in sources), key=lambda f: _RANK[_verdict(f)])
     return IngestSummary(
         points=points,
         files=state.files,
         directories=state.directories,
-        files_reused=0,
+        files_reused=state.files_reused,
         bytes_source=state.bytes_source,
         bytes_read=state.bytes_read,
         bytes_new=state.bytes_new,
         bytes_stored=state.bytes_stored,
         problems=state.problems,
-        change_source="none",
-        verdict="FULL",
+        change_source=weakest.plan.kind if weakest.plan else "none",
+        verdict=_verdict(weakest),
         streams=job.streams_used,
         seconds=state.seconds,
         failed=failed,

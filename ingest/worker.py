@@ -11,9 +11,11 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from errno import ENAMETOOLONG, ENOENT
+from operator import itemgetter
 
 import msgspec
 from xxhash import xxh32_intdigest
@@ -24,6 +26,7 @@ from ingest.channel import (
     Directory,
     Large,
     Listed,
+    Part,
     RangeSaved,
     Ready,
     Run,
@@ -33,24 +36,27 @@ from ingest.channel import (
 from ingest.channel import Saved as PartSaved
 from ingest.exclusion import CACHE_TAG, Exclusion, is_cache_directory
 from ingest.filereader import open_file_stat
-from ingest.mounts import pseudo_file_system
+from ingest.known import Known, same_attributes
+from ingest.mounts import pseudo_file_system, unstable_inodes
 from ingest.outcome import Deferred, Failed, Saved, Torn, failed, problem
 from ingest.saver import Saver, data_bytes, directory_entry, version_of, xattr_bytes
 from ingest.statx import TIME_MAX, TIME_MIN, DirectoryOpener, Stat, stat_fd
 from ingest.stream import Halting, Stopped, Stream
-from ingest.task import ListTask, PartTask, Path, RangeTask, Subject, Task
+from ingest.task import Comparison, ListTask, PartTask, Path, RangeTask, Subject, Task
 from repo.format import limits
 from repo.format.manifest import Problem
 from repo.format.node import Entry, pack_entries
 from repo.hardening import harden_process
 from repo.kernel.cut import CutParameters, Cutter
 from repo.keys import Keys
+from repo.types import Kind
 
-Named = tuple[bytes, bool]
-"""A name and whether it was listed as a regular file."""
+Named = tuple[bytes, bool, int]
+"""A name, whether it was listed as a regular file, and its inode in the listing (0: unknown)."""
 
+_first = itemgetter(0)
 _encode_names = msgspec.msgpack.Encoder().encode
-_decode_names = msgspec.msgpack.Decoder(list[tuple[bytes, bool]]).decode
+_decode_names = msgspec.msgpack.Decoder(list[tuple[bytes, bool, int]]).decode
 
 
 def pack_names(names: list[Named]) -> bytes:
@@ -66,15 +72,22 @@ class Gathered:
         self.large: list[Large] = []
         self.failed: list[Named] = []
         self.problems: list[Problem] = []
+        self.wrong: list[bytes] = []
+        self.unchanged = False
         self._entries: list[Entry] = []
         self._weight = 0
         self._files = 0
         self._bytes_source = 0
         self._bytes_read = 0
         self._xattrs = False
+        self._reused = 0
+        self._audited = 0
 
     def add(self, entry: Entry, bytes_read: int) -> None:
         """Take a saved entry; entries come in the order of their names."""
+        full = len(self._entries) >= limits.PAGE_ENTRIES_MAX
+        if full or self._weight >= limits.PAGE_BYTES_TARGET:
+            self.close_run()
         self._entries.append(entry)
         self._files += 1
         self._bytes_source += entry.size
@@ -83,14 +96,31 @@ class Gathered:
         if entry.xattrs:
             self._xattrs = True
             self._weight += sum(len(name) + len(value) for name, value in entry.xattrs)
-        full = len(self._entries) >= limits.PAGE_ENTRIES_MAX
-        if full or self._weight >= limits.PAGE_BYTES_TARGET:
-            self.close_run()
 
-    def defer(self, outcome: Deferred) -> None:
+    def take_over(self, entry: Entry, *, audited: bool) -> None:
+        """Take an entry of the base, which still holds."""
+        self.add(entry, 0)
+        self._reused += 1
+        self._audited += audited
+
+    def defer(self, outcome: Deferred, base: Entry | None, *, begun: bool) -> None:
         """Take a large file, which becomes range tasks and counts when they are done."""
-        self.large.append(Large(outcome.entry, outcome.version))
+        self.large.append(Large(outcome.entry, outcome.version, base, begun))
         self._xattrs = self._xattrs or bool(outcome.entry.xattrs)
+
+    def close(self, known: Known | None) -> None:
+        """The task is done. When its entries are those of the base's first run, it need not hear
+        them again.
+        """
+        if (
+            known is not None
+            and known.first
+            and known.taken_of_first == len(known.first) == len(self._entries)
+            and not (self.runs or self.large or self.failed)
+        ):
+            self.unchanged = True
+        else:
+            self.close_run()
 
     def close_run(self) -> None:
         """Pack what there is as one run."""
@@ -103,7 +133,14 @@ class Gathered:
 
     def counts(self) -> Counts:
         """The figures of the task."""
-        return Counts(self._files, self._bytes_source, self._bytes_read, self._xattrs)
+        return Counts(
+            self._files,
+            self._bytes_source,
+            self._bytes_read,
+            self._xattrs,
+            self._reused,
+            self._audited,
+        )
 
 
 class Source:
@@ -165,9 +202,16 @@ class Worker:
             volume = task.volume
             if stat.device != task.device and task.device >= 0:
                 volume = xxh32_intdigest(b"/".join(task.path)) or 1
-            entry = directory_entry(name, fd, stat, volume)
+            if _was_elsewhere(task, stat):
+                return self._put_off(task, stat, volume)
+            same = _same_directory(task, stat, volume)
+            if same and task.before is not None:
+                entry = msgspec.structs.replace(task.before, name=name)
+            else:
+                entry = directory_entry(name, fd, stat, volume)
             reason, notice = _absence(source.subject, task, stat)
             if reason:
+                entry = directory_entry(name, fd, stat, volume)
                 entry = msgspec.structs.replace(entry, absent=reason)
                 notices = [notice] if notice else []
                 return Listed(task.id, self._stream.claims, Counts(), entry, notices=notices)
@@ -177,12 +221,10 @@ class Worker:
         entry, problems = _fitting(entry, task.path)
         others = [named for named in others if _named_well(named[0], task.path, problems)]
         directories = [d for d in directories if _named_well(d.name, task.path, problems)]
-        later = others[limits.PAGE_ENTRIES_MAX :]
-        parts = [
-            pack_names(later[at : at + limits.PAGE_ENTRIES_MAX])
-            for at in range(0, len(later), limits.PAGE_ENTRIES_MAX)
-        ]
-        found = self._save(source, task.path, fd, others[: limits.PAGE_ENTRIES_MAX], last=False)
+        now = 0 if task.bounds else limits.PAGE_ENTRIES_MAX
+        parts = [_part(names) for names in _pages(others[now:], task.bounds)]
+        known = _known(task.comparison, stat)
+        found = self._save(source, task.path, fd, others[:now], known, last=False)
         return Listed(
             task.id,
             self._stream.claims,
@@ -197,7 +239,20 @@ class Worker:
             failed=[pack_names(found.failed)] if found.failed else [],
             problems=problems + found.problems,
             owners=self._new_owners(((stat.uid, stat.gid),)),
+            unchanged=found.unchanged,
+            same=same,
+            wrong=found.wrong,
         )
+
+    def _put_off(self, task: ListTask, stat: Stat, volume: int) -> Listed:
+        """A directory that lay elsewhere when its base was made: the master is to say where."""
+        name = task.path[-1] if task.path else b""
+        entry = Entry(
+            name, Kind.DIRECTORY, stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.ctime_ns,
+            stat.btime_ns, stat.inode, stat.nlink,
+        )  # fmt: skip
+        claims = self._stream.claims
+        return Listed(task.id, claims, Counts(), entry, volume=volume, put_off=True)
 
     def _unlisted(self, task: ListTask, error: OSError) -> Listed:
         if error.errno == ENOENT:  # gone, like a file that is gone before it can be opened
@@ -207,35 +262,41 @@ class Worker:
 
     def _names(self, source: Source, path: Path, fd: int) -> tuple[list[Directory], list[Named]]:
         """The names of a directory that are to be saved, sorted: directories and the others."""
-        directories: list[bytes] = []
+        directories: list[tuple[bytes, int]] = []
         others: list[Named] = []
         with os.scandir(fd) as listing:
             for item in listing:
                 name = os.fsencode(item.name)
                 if item.is_dir(follow_symlinks=False):
-                    directories.append(name)
+                    directories.append((name, item.inode()))
                 else:
-                    others.append((name, item.is_file(follow_symlinks=False)))
+                    others.append((name, item.is_file(follow_symlinks=False), item.inode()))
         subject = source.subject
-        if subject.exclude_caches and is_cache_directory(fd, [name for name, _ in others]):
-            return [], [(CACHE_TAG, True)]
+        if subject.exclude_caches and is_cache_directory(fd, [named[0] for named in others]):
+            return [], [named for named in others if named[0] == CACHE_TAG]
         if (exclusion := source.exclusion) is not None:
-            directories = [n for n in directories if not exclusion.excludes((*path, n), True)]
+            directories = [d for d in directories if not exclusion.excludes((*path, d[0]), True)]
             others = [n for n in others if not exclusion.excludes((*path, n[0]), False)]
         directories.sort()
         others.sort()
-        return [Directory(name) for name in directories], others
+        return [Directory(name, inode) for name, inode in directories], others
 
     def _part(self, source: Source, task: PartTask) -> PartSaved:
-        names = _decode_names(task.names)
+        names = _decode_names(task.names) if task.names else None
+        known = None
         try:
             fd = source.opener.open(task.path)
+            if task.comparison is not None:
+                known = _known(task.comparison, stat_fd(fd))
+            if names is None and known is not None:
+                names = [(e.name, e.kind == Kind.FILE, e.inode) for e in known.first]
         except OSError as error:
+            names = names or []
             if error.errno == ENOENT:
                 names = []
-            problems = [problem(task.path, failed(name, "open", error)) for name, _ in names]
+            problems = [problem(task.path, failed(named[0], "open", error)) for named in names]
             return PartSaved(task.id, self._stream.claims, Counts(), problems=problems)
-        found = self._save(source, task.path, fd, names, last=task.last_try)
+        found = self._save(source, task.path, fd, names or [], known, last=task.last_try)
         return PartSaved(
             task.id,
             self._stream.claims,
@@ -245,16 +306,30 @@ class Worker:
             failed=[pack_names(found.failed)] if found.failed else [],
             problems=found.problems,
             owners=self._new_owners(()),
+            unchanged=found.unchanged,
+            wrong=found.wrong,
         )
 
     def _save(
-        self, source: Source, path: Path, fd: int, names: Iterable[Named], *, last: bool
+        self,
+        source: Source,
+        path: Path,
+        fd: int,
+        names: Iterable[Named],
+        known: Known | None,
+        *,
+        last: bool,
     ) -> Gathered:
-        """Save entries. What fails is kept for another try, unless this is the last one."""
+        """Save entries, or take them over from what is known. What fails is kept for another
+        try, unless this is the last one.
+        """
         found = Gathered()
         save = source.saver.save
         owners = self._met = set()
-        for name, regular in names:
+        for name, regular, inode in names:
+            if known is not None and (entry := self._taken(known, fd, name, inode)) is not None:
+                found.take_over(entry, audited=False)
+                continue
             outcome = save(fd, name, regular=regular)
             if type(outcome) is Saved:
                 entry = outcome.entry
@@ -265,18 +340,25 @@ class Worker:
             elif isinstance(outcome, Deferred):
                 entry = outcome.entry
                 owners.add((entry.uid, entry.gid))
-                found.defer(outcome)
+                base, begun = known.of_large(outcome.stat, name) if known else (None, False)
+                found.defer(outcome, base, begun=begun)
                 if not last and not TIME_MIN < entry.mtime_ns < TIME_MAX:
                     found.problems.append(_other_time(path, name))
             elif isinstance(outcome, Torn | Failed):
                 if not last:
-                    found.failed.append((name, regular))
+                    found.failed.append((name, regular, inode))
                     continue
                 found.problems.append(problem(path, outcome))
                 if isinstance(outcome, Torn):
                     found.add(outcome.entry, outcome.bytes_read)
-        found.close_run()
+        found.close(known)
         return found
+
+    def _taken(self, known: Known, fd: int, name: bytes, inode: int) -> Entry | None:
+        """The entry of the base, if it holds."""
+        with suppress(OSError):  # what cannot be looked at is saved, and fails there
+            return known.take(fd, name, inode)
+        return None
 
     def _new_owners(self, more: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Owners met in this task that the master has not been told of yet."""
@@ -311,6 +393,43 @@ class Worker:
         return RangeSaved(
             task.id, self._stream.claims, b"", 0, 0, what.detail, errno=what.errno or -1
         )
+
+
+def _known(comparison: Comparison | None, directory: Stat) -> Known | None:
+    """What a base says of the entries of a directory, as far as its file system can be trusted."""
+    if comparison is None:
+        return None
+    return Known(comparison, stable=not unstable_inodes(directory.mount_id))
+
+
+def _was_elsewhere(task: ListTask, stat: Stat) -> bool:
+    """Whether a directory is older than the base and not what the base has in this place."""
+    if stat.btime_ns >= task.probe_ns or unstable_inodes(stat.mount_id):
+        return False
+    return task.before is None or task.before.inode != stat.inode
+
+
+def _same_directory(task: ListTask, stat: Stat, volume: int) -> bool:
+    """Whether the attributes of a directory are those that the base has of it."""
+    before = task.before
+    if before is None or before.absent or before.volume != volume:
+        return False
+    stable = not unstable_inodes(stat.mount_id)
+    return same_attributes(stat, before, task.limit_ns, stable=stable)
+
+
+def _pages(names: list[Named], bounds: tuple[bytes, ...]) -> Iterator[list[Named]]:
+    """Sorted names as pages, which end where those of the base end or when they are full."""
+    start = 0
+    borders = [bisect_left(names, bound, key=_first) for bound in bounds[1:]]
+    for border in [*borders, len(names)]:
+        for at in range(start, border, limits.PAGE_ENTRIES_MAX):
+            yield names[at : min(border, at + limits.PAGE_ENTRIES_MAX)]
+        start = max(start, border)
+
+
+def _part(names: list[Named]) -> Part:
+    return Part(names[0][0], names[-1][0], pack_names(names))
 
 
 def _named_well(name: bytes, path: Path, problems: list[Problem]) -> bool:

@@ -35,6 +35,10 @@ class Tree:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
+    def chunk(self, chunk_id: bytes) -> memoryview:
+        """A chunk of the tree: a node, a page or a list. Raises Damaged."""
+        return self._reader.chunk(ChunkId(chunk_id))
+
     def node(self, directory: Entry) -> Node:
         """The node of a directory entry. Raises Damaged."""
         where = f"node {directory.node.hex()[:16]}"

@@ -235,14 +235,20 @@ def pack_page(entries: bytes, count: int) -> bytes:
     return _PAGE.pack(PAGE_MAGIC, VERSION, count) + entries
 
 
-def parse_page(data: bytes | memoryview, *, where: str) -> list[Entry]:
-    """The entries of a page chunk, each checked."""
+def page_run(data: bytes | memoryview, *, where: str) -> tuple[int, bytes]:
+    """How many entries a page chunk says that it holds, and these, packed."""
     if len(data) < _PAGE.size:
         raise Damaged("a chunk is not a page", where=where, next_step=_NEXT)
     magic, version, count = _PAGE.unpack_from(data)
     if magic != PAGE_MAGIC or version != VERSION:
         raise Damaged("a chunk is not a page", where=where, next_step=_NEXT)
-    entries = parse_entries(data[_PAGE.size :], where=where)
+    return count, bytes(data[_PAGE.size :])
+
+
+def parse_page(data: bytes | memoryview, *, where: str) -> list[Entry]:
+    """The entries of a page chunk, each checked."""
+    count, packed = page_run(data, where=where)
+    entries = parse_entries(packed, where=where)
     if len(entries) != count:
         raise Damaged("a page's count is wrong", where=where, next_step=_NEXT)
     return entries

@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.assembly import (
-    EXTENT_PAGE_ROWS,
     PROBLEMS_PER_CHUNK,
-    LargeFile,
     PendingDirectory,
     SourceAssembly,
     entries_of,
     names_of,
 )
 from ingest.channel import Large, RangeSaved, Run
+from ingest.largefile import EXTENT_PAGE_ROWS, LargeFile
 from repo.format import limits
 from repo.format.manifest import Problem, parse_problems
 from repo.format.node import (
@@ -196,7 +195,7 @@ def test_entries_with_large_attributes_become_pages_that_can_be_read() -> None:
 def test_what_a_task_does_again_is_told_by_its_entries() -> None:
     entries = [entry(b"a"), entry(b"b", Kind.FIFO)]
     packed = Run(b"a", 2, pack_entries(entries), 0)
-    assert names_of(packed) == [(b"a", True), (b"b", False)]
+    assert names_of(packed) == [(b"a", True, 1), (b"b", False, 1)]
     assert list(entries_of([packed, packed])) == entries * 2
 
 
@@ -224,8 +223,7 @@ def extents_in(chunks: Chunks, file: Entry) -> list[tuple[bytes, int]]:
 
 
 def large_file(chunks: Chunks) -> LargeFile:
-    assembly = SourceAssembly(0, chunks.put)
-    return LargeFile(assembly.top, Large(entry(b"large"), VERSION), last_try=False)
+    return LargeFile(Large(entry(b"large"), VERSION), chunks.put, last_try=False)
 
 
 @given(st.data())

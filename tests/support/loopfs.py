@@ -95,3 +95,31 @@ def _attempt(words: list[str]) -> subprocess.CompletedProcess[str]:
 def _run(words: list[str]) -> None:
     result = _attempt(words)
     assert result.returncode == 0, f"{' '.join(words)}: {result.stderr.strip()}"
+
+
+def bind(what: Path, where: Path) -> None:
+    """Show a directory at another place, too."""
+    need.root()
+    _run(["mount", "--bind", str(what), str(where)])
+
+
+def unbind(where: Path) -> None:
+    """Take a bind mount away."""
+    _run(["umount", str(where)])
+
+
+@contextmanager
+def overlay(lower: Path, directory: Path) -> Iterator[Path]:
+    """An overlay over `lower`; its upper layer is a tmpfs made below `directory`."""
+    need.filesystem("overlay")
+    with mounted("tmpfs", directory) as upper:
+        for name in ("upper", "work"):
+            (upper.path / name).mkdir()
+        merged = directory / "merged"
+        merged.mkdir()
+        layers = f"lowerdir={lower},upperdir={upper.path}/upper,workdir={upper.path}/work"
+        _run(["mount", "-t", "overlay", "-o", layers, "overlay", str(merged)])
+        try:
+            yield merged
+        finally:
+            unbind(merged)

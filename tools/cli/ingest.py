@@ -45,10 +45,9 @@ WORDING = Wording("Backing up", verb="done")
 )
 @click.option(
     "--base",
-    type=click.Choice(["auto", "none"]),
     default="auto",
-    metavar="auto|none",
-    help="Compare with the last point of the source, or with none.",
+    metavar="auto|none|POINT",
+    help="Compare with the last point of the source, with none, or with POINT.",
 )
 @click.option(
     "--compression",
@@ -110,6 +109,7 @@ def _request(
         tags=(*settings.tags, *options["tags"]),
         streams=0 if streams == "auto" else int(streams),
         levels=named[compression] if compression in named else (int(compression),),
+        base=options["base"],
         dry_run=options["dry_run"],
         made_by=f"repo {version()}",
     )

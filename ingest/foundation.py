@@ -1,0 +1,96 @@
+"""A foundation: what a source's ingest builds on, chosen among the points of its repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ingest.base import (
+    FORCED_MAX,
+    UNFINISHED_STEP,
+    BaseTree,
+    Forced,
+    Foundation,
+    limit_of,
+    problems_of,
+    unfinished_of,
+)
+from ingest.changes.changesource import Verdict
+from ingest.changes.registry import Planned, plan_for
+from ingest.changes.walk import Walk
+from ingest.snapshots.snapshot import Snapshot
+from repo.errors import Damaged
+from repo.format.manifest import Point, Problem
+from repo.repository import Repository
+
+
+def found(
+    repository: Repository,
+    points: Sequence[Point],
+    source_id: str,
+    selection: bytes,
+    snapshot: Snapshot,
+    root_fd: int,
+    *,
+    on_notice: Callable[[str], None],
+) -> Foundation:
+    """The best foundation for a source that is read as `snapshot`.
+
+    `points` may be its base, the newest first; unfinished runs of the source add what they read.
+    """
+    usable = list(points)
+    distrusted = usable[0].base_record.distrusted if usable else ()
+    if Walk.kind in distrusted:
+        on_notice("an audit found files changed whose attributes were not: everything is read")
+        return Foundation()
+    unfinished = unfinished_of(repository, source_id, usable[0] if usable else None)
+    planned = plan_for(usable, selection, snapshot, root_fd, on_notice=on_notice)
+    forced = _forced(repository, planned, unfinished, on_notice)
+    if forced is None and planned is not None and planned.plan.verdict is Verdict.EXACT:
+        on_notice(f"{planned.plan.kind}: the base has too many problems: comparing every file")
+        planned.plan.close()
+        planned = Planned(usable[0], Walk().plan(usable[0], snapshot, root_fd))
+        forced = _forced(repository, planned, unfinished, on_notice)
+    if forced is None:
+        on_notice("the base cannot be relied on: everything is read")
+        return Foundation()
+    if unfinished:
+        on_notice("resuming: what an unfinished run has read is not read again")
+    tree = repository.tree
+    return Foundation(
+        base=planned and BaseTree(planned.base, tree, limit_of(planned.base, snapshot)),
+        plan=planned and planned.plan,
+        unfinished=[BaseTree(point, tree, limit_of(point, snapshot)) for point in unfinished],
+        forced=forced,
+    )
+
+
+def _forced(
+    repository: Repository,
+    planned: Planned | None,
+    unfinished: Sequence[Point],
+    on_notice: Callable[[str], None],
+) -> Forced | None:
+    """The names that are looked at whatever the bases say; None when there is no telling.
+
+    Where every file is compared, those that failed are tried anyhow, for the base lacks them.
+    """
+    exact = planned is not None and planned.plan.verdict is Verdict.EXACT
+    bases = [(point, False) for point in unfinished]
+    bases += [(planned.base, exact)] if planned is not None else []
+    wanted: list[bytes] = []
+    try:
+        for point, all_of_them in bases:
+            for problem in problems_of(repository, point):
+                if all_of_them or _has_entry(problem):
+                    wanted.append(problem.path)
+                if len(wanted) > FORCED_MAX:
+                    return None
+    except Damaged as damage:
+        on_notice(f"the base is damaged: {damage}")
+        return None
+    return Forced(wanted)
+
+
+def _has_entry(problem: Problem) -> bool:
+    """Whether the point may hold the file, though not as it should be."""
+    return not problem.errno and problem.step != UNFINISHED_STEP
