@@ -350,7 +350,7 @@ def test_a_damaged_point_is_told_and_the_others_are_listed(home: Home) -> None:
         (["--streams", "0"], "'0' is not auto or 1..1024"),
         (["--streams", "many"], "'many' is not auto or 1..1024"),
         (["--compression", "99"], "'99' is not auto, off or 1..19"),
-        (["--base", "x"], "'x' is not one of"),
+        (["--base", "x"], "no such point"),
         (["--source-id", "x", "source", "source"], "--source-id"),
         (["no-such-source"], "no-such-source"),
     ],
