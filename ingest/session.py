@@ -19,6 +19,7 @@ from ingest.base import Foundation, selection_of
 from ingest.changes.changesource import Verdict
 from ingest.exclusion import Exclusion
 from ingest.foundation import found
+from ingest.hooks.hooks import Hooks
 from ingest.job import Job, JobSource, Options, ProgressState
 from ingest.rehearsal import Rehearsal
 from ingest.snapshots.directory import DirectoryProvider
@@ -40,10 +41,13 @@ class IngestRequest:
     """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw).
 
     `base`: `auto` (the newest point of the source), `none` (read everything), or a point.
+    `source_ids` and `point_ids` are one for each path, or none at all: what the sources are called
+    ("" for HOST:PATH) and the ids of their points. `hooks`: the folder of the user's hooks.
     """
 
     paths: Sequence[str]
-    source_id: str = ""
+    source_ids: Sequence[str] = ()
+    point_ids: Sequence[bytes] = ()
     exclude: Sequence[str] = ()
     exclude_from: Sequence[str] = ()
     exclude_caches: bool = False
@@ -54,12 +58,15 @@ class IngestRequest:
     levels: tuple[int, ...] = LEVELS_AUTO
     base: str = "auto"
     dry_run: bool = False
+    hooks: str = ""
     made_by: str = "repo"
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSummary:
-    """What came of it. Sizes in bytes; `failed` are sources that could not be read at all."""
+    """What came of it. Sizes in bytes; `failed` are sources that could not be read at all,
+    `hooks_failed` counts hooks that did not end well while the points were published.
+    """
 
     points: Sequence[Point]
     files: int
@@ -75,6 +82,7 @@ class IngestSummary:
     streams: int
     seconds: float
     failed: Sequence[str] = ()
+    hooks_failed: int = 0
 
 
 _RANK: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
@@ -93,6 +101,7 @@ class _Opened:
     job_source: JobSource
     exclusions: bytes
     selection: bytes
+    point_id: bytes
 
     @property
     def foundation(self) -> Foundation:
@@ -112,13 +121,24 @@ def ingest(
     Raises UsageError for a source that is not there, RepositoryFailed when the repository fails,
     Interrupted after SIGINT or SIGTERM, JobFailed when not one source could be read.
     """
-    if request.source_id and len(request.paths) > 1:
-        raise UsageError("--source-id goes with one source", where=request.source_id)
     started_ns = time.time_ns()
+    names = request.source_ids or [""] * len(request.paths)
+    identities = [SourceIdentity.of(*pair) for pair in zip(request.paths, names, strict=True)]
+    hooks = Hooks(
+        "" if request.dry_run else request.hooks,
+        location=repository.path,
+        protected=(repository.environment.path,),
+        on_notice=on_notice,
+    )
     with ExitStack() as stack:
         stack.enter_context(_terminated_as_interrupted())
+        stack.enter_context(hooks.reporting([identity.id for identity in identities]))
         exclusion = Exclusion.read(request.exclude, request.exclude_from)
-        sources = [_open(stack, repository, request, exclusion, path) for path in request.paths]
+        point_ids = request.point_ids or [secrets.token_bytes(16) for _ in identities]
+        sources = [
+            _open(stack, repository, request, exclusion, path, identity, point_id)
+            for path, identity, point_id in zip(request.paths, identities, point_ids, strict=True)
+        ]
         recovered = repository.recover()
         if recovered:
             on_notice(f"recovered {recovered} segments that a killed process left open")
@@ -141,13 +161,16 @@ def ingest(
             on_notice=on_notice,
             bytes_expected=_expected(points, sources),
         )
+        for source in sources:
+            hooks.run("pre-read", source=source.identity.id, snapshot=source.snapshot.path)
         _conduct(job)
         _check_alive(sources)
         made, failed = _points(request, job, sources, started_ns)
         if isinstance(writer, Writer):
             for point in made:
                 writer.publish(point)
-        return _summary(made, failed, job, sources)
+                hooks.run("post-ingest", source=point.source_id)
+        return _summary(made, failed, job, sources, hooks.problems)
 
 
 @contextmanager
@@ -212,6 +235,8 @@ def _open(
     request: IngestRequest,
     exclusion: Exclusion,
     path: str,
+    identity: SourceIdentity,
+    point_id: bytes,
 ) -> _Opened:
     provider = DirectoryProvider()
     snapshot = provider.adopt(path)
@@ -225,14 +250,14 @@ def _open(
         skip_bad_blocks=request.skip_bad_blocks,
         frozen=snapshot.frozen,
     )
-    identity = SourceIdentity.of(path, request.source_id)
     exclusions = exclusion.hash()
     selection = selection_of(
         exclusions,
         exclude_caches=request.exclude_caches,
         one_file_system=request.one_file_system,
     )
-    return _Opened(identity, provider, snapshot, JobSource(root_fd, subject), exclusions, selection)
+    job_source = JobSource(root_fd, subject)
+    return _Opened(identity, provider, snapshot, job_source, exclusions, selection, point_id)
 
 
 def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:
@@ -323,7 +348,7 @@ def _point(
     for point in reversed(before):  # who owns what was taken over was not looked at
         users, groups = {**point.users, **users}, {**point.groups, **groups}
     return Point(
-        id=secrets.token_bytes(16),
+        id=source.point_id,
         source_id=source.identity.id,
         source_path=source.identity.path,
         host=source.identity.host,
@@ -365,7 +390,11 @@ def _verdict(foundation: Foundation) -> Verdict:
 
 
 def _summary(
-    points: Sequence[Point], failed: Sequence[str], job: Job, sources: Sequence[_Opened]
+    points: Sequence[Point],
+    failed: Sequence[str],
+    job: Job,
+    sources: Sequence[_Opened],
+    hooks_failed: int,
 ) -> IngestSummary:
     state = job.state()
     # Of several sources the weakest word is the job's.
@@ -385,6 +414,7 @@ def _summary(
         streams=job.streams_used,
         seconds=state.seconds,
         failed=failed,
+        hooks_failed=hooks_failed,
     )
 
 

@@ -404,7 +404,7 @@ def test_the_options_of_ingest_reach_the_engine(
     _, request = asked(monkeypatch, home, *words)
     assert request.paths == ("p",)
     assert (request.exclude_caches, request.one_file_system, request.dry_run) == (True, True, True)
-    assert (request.tags, request.exclude, request.source_id) == (("a", "b"), ("x",), "s")
+    assert (request.tags, request.exclude, request.source_ids) == (("a", "b"), ("x",), ("s",))
     assert (request.streams, request.levels) == (3, (5,))
     _, request = asked(monkeypatch, home, "--compression", "off", "--streams", "auto", "p")
     assert (request.streams, request.levels) == (0, ())

@@ -67,7 +67,7 @@ def main() -> None:
         make_source(source)
         with Repository.create(folder / "repository", key, index_dir=place) as repository:
             request = IngestRequest(
-                paths=[str(source)], source_id="golden:/source", tags=["golden"]
+                paths=[str(source)], source_ids=["golden:/source"], tags=["golden"]
             )
             point = ingest(repository, request).points[0]
             write_contents(folder / "contents.json", contents(repository, point))

@@ -30,7 +30,7 @@ def repository(tmp_path: Path, key: KeyFile) -> Repository:
 def _add(repository: Repository, source: Path, source_id: str = "") -> Point:
     source.mkdir(exist_ok=True)
     (source / "file").write_text(source_id)
-    request = IngestRequest(paths=[str(source)], source_id=source_id)
+    request = IngestRequest(paths=[str(source)], source_ids=[source_id])
     return ingest(repository, request).points[0]
 
 

@@ -7,6 +7,7 @@ stands for both. The settings at the top hold always; a profile adds to them and
     key_file = "~/backup.key"          # a relative path starts at the file's own folder
     [ingest]
     exclude = ["*.tmp", ".cache/"]
+    hooks = "hooks.d"              # or "off"
     streams = "auto"
     [profiles.offsite]
     repository = "/mnt/offsite"
@@ -41,6 +42,7 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: tuple[str, ...] = ()
     streams: int | Literal["auto"] | None = None
     compression: int | Literal["auto", "off"] | None = None
+    hooks: str | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,9 +164,11 @@ def _settings(table: Any, path: Path, place: str, *, known: tuple[str, ...]) -> 
         raise UsageError(_explain(error, place), where=str(path)) from error
     given = {name: _absolute(getattr(settings, name), path) for name in _PATHS}
     settings = msgspec.structs.replace(settings, **given)
+    hooks = settings.ingest.hooks
+    hooks = hooks if hooks == "off" else _absolute(hooks, path)
     rules = tuple(_absolute(name, path) for name in settings.ingest.exclude_from)
     return msgspec.structs.replace(
-        settings, ingest=msgspec.structs.replace(settings.ingest, exclude_from=rules)
+        settings, ingest=msgspec.structs.replace(settings.ingest, exclude_from=rules, hooks=hooks)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -55,6 +56,11 @@ WORDING = Wording("Backing up", verb="done")
     metavar="auto|off|LEVEL",
     help="auto: a zstd level that keeps up with the reading.",
 )
+@click.option(
+    "--hooks",
+    metavar="DIR|off",
+    help="Run the hooks in DIR instead of hooks.d beside the configuration.",
+)
 @click.option("--dry-run", is_flag=True, help="Read and count, but store and publish nothing.")
 @pass_invocation
 def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
@@ -64,7 +70,7 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
     the form of .gitignore, with the source as root, and the last one that matches decides.
     What does not change is stored once, wherever it is found.
 
-    The exit status is 3 when points were published, but with problems of single files.
+    The exit status is 3 when points were published, but with problems of single files or hooks.
     Interrupted once, it keeps what is done; interrupted twice, it stops at once.
     """
     from ingest import session
@@ -86,7 +92,8 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
             run.console.event("summary", **as_json(summary))
         else:
             _tell(run, summary, dry_run=request.dry_run)
-    return PUBLISHED_WITH_PROBLEMS if summary.problems or summary.failed else 0
+    troubled = summary.problems or summary.failed or summary.hooks_failed
+    return PUBLISHED_WITH_PROBLEMS if troubled else 0
 
 
 def _request(
@@ -100,7 +107,7 @@ def _request(
     named = {"auto": LEVELS_AUTO, "off": ()}
     return IngestRequest(
         paths=paths,
-        source_id=options["source_id"] or "",
+        source_ids=_source_ids(paths, options["source_id"] or ""),
         # The last pattern that matches decides: the command line has the last word.
         exclude=(*settings.exclude, *options["exclude"]),
         exclude_from=(*settings.exclude_from, *options["exclude_from"]),
@@ -111,8 +118,36 @@ def _request(
         levels=named[compression] if compression in named else (int(compression),),
         base=options["base"],
         dry_run=options["dry_run"],
+        hooks=hooks_folder(options["hooks"], settings.hooks),
         made_by=f"repo {version()}",
     )
+
+
+def _source_ids(paths: tuple[str, ...], source_id: str) -> tuple[str, ...]:
+    from repo.errors import UsageError
+
+    if source_id and len(paths) > 1:
+        raise UsageError("--source-id goes with one source", where=source_id)
+    return (source_id,) if source_id else ()
+
+
+def hooks_folder(option: str | None, setting: str | None) -> str:
+    """The folder of the hooks: the option's, the configuration's or the usual; "" for none."""
+    from ingest.hooks.script import default_folder
+    from repo.errors import UsageError
+
+    chosen = option or setting
+    if chosen is None:
+        return str(default_folder(os.geteuid(), os.environ))
+    if chosen == "off":
+        return ""
+    if not os.path.isdir(chosen):
+        raise UsageError(
+            "there is no such folder of hooks",
+            where=chosen,
+            next_step="make it, with folders like freeze.d and thaw.d in it, or say --hooks off",
+        )
+    return chosen
 
 
 def _progress(state: job.ProgressState) -> ProgressState:

@@ -96,6 +96,7 @@ one_file_system = true
 tags = ["nightly"]
 streams = "auto"                 # or a number
 compression = "auto"             # or "off", or a zstd level
+hooks = "/etc/repo/hooks.d"       # or "off"
 
 \b
 [profiles.offsite]

@@ -1,0 +1,1 @@
+"""Tests of hooks and of the process that guarantees the thaw."""
