@@ -41,9 +41,19 @@ class Reader:
         self._segment_keys: dict[SegmentId, ContainerKey] = {}
         self._lock = threading.Lock()
         self._opening: dict[FrameKey, threading.Event] = {}
+        self._kept: dict[bytes, bytes] = {}
+
+    def keep(self, data: bytes) -> ChunkId:
+        """Take a node that is in no segment: `chunk` gives it from memory. Returns its id."""
+        chunk_id = self._keys.chunk_id(data)
+        self._kept[chunk_id] = data
+        return chunk_id
 
     def chunk(self, chunk_id: ChunkId) -> memoryview:
         """A chunk's plaintext. Raises Damaged when it is missing or its frame does not verify."""
+        kept = self._kept.get(chunk_id)
+        if kept is not None:
+            return memoryview(kept)
         return self.chunk_at(chunk_id, self.place(chunk_id))
 
     def place(self, chunk_id: ChunkId) -> Place:

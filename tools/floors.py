@@ -42,7 +42,9 @@ FLOORS: Final = (
         "paths",
         (
             (
+                "repo.directory",
                 "repo.keyfile",
+                "repo.merge",
                 "repo.multiplexer",
                 "repo.points",
                 "repo.reader",

@@ -67,6 +67,17 @@ class BaseRecord(msgspec.Struct, frozen=True):
     distrusted: tuple[str, ...] = ()
 
 
+class Synthesis(msgspec.Struct, frozen=True):
+    """What a synthetic point was made from: ids of points, the first counts most, and the rules
+    that were given beside them, as they were written. `made_ns`: when; 0 for a point that was read
+    from a source.
+    """
+
+    points: tuple[bytes, ...] = ()
+    rules: tuple[str, ...] = ()
+    made_ns: int = 0
+
+
 class Problem(msgspec.Struct, array_like=True, frozen=True):
     """A file (path from the root of the source) that is not in the point as it should be.
 
@@ -92,6 +103,9 @@ class Point(msgspec.Struct, frozen=True):
     compared; HINT: by the attributes of each file; EXACT: the file system said it), and
     `change_source` by whom. `unfinished`: the last checkpoint of a run that has not ended: what
     is in its tree was read, and the rest is missing.
+
+    `synthesis` tells of a point that was made from others. Its times are those of the newest of
+    them, `received_ns` one nanosecond later, so that it stands where the state belongs.
     """
 
     id: bytes
@@ -116,6 +130,7 @@ class Point(msgspec.Struct, frozen=True):
     base: bytes = b""
     base_record: BaseRecord = BaseRecord()
     unfinished: bool = False
+    synthesis: Synthesis = Synthesis()
 
     def pack(self) -> bytes:
         """The plain manifest, before it is sealed."""

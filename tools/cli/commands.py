@@ -41,6 +41,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "unpin": Listed("tools.cli.pin:unpin", "Let a pinned point be forgotten again."),
     },
     "Upkeep": {
+        "synth": Listed("tools.cli.synth:synth", "Make a full from points, without the source."),
         "verify": Listed("tools.cli.verify:verify", "Check the repository for damage."),
         "rebuild-index": Listed(
             "tools.cli.rebuild_index:rebuild_index", "Make the index anew from the segments."

@@ -96,6 +96,7 @@ def as_json(point: Point) -> dict[str, Any]:
         "problems": point.problems_total,
         "change_source": point.change_source,
         "verdict": point.verdict,
+        "made_from": [point_id.hex() for point_id in point.synthesis.points],
         "snapshot": {
             "provider": point.snapshot.provider,
             "consistency": point.snapshot.consistency,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from repo.repository import Repository
 
 PROBLEMS_SHOWN = 20
+MADE_FROM_SHOWN = 8
 
 
 @click.command(cls=RepoCommand)
@@ -90,6 +91,7 @@ def _fields(point: Point) -> Iterator[tuple[str, str]]:
     yield "Tags", human.printable(" ".join(point.tags))
     yield "Snapshot", _snapshot(point)
     yield "Changes", _changes(point)
+    yield "Made from", _synthesis(point)
     content = [
         human.plural(done.files, "file"),
         human.plural(done.directories, "directory", "directories"),
@@ -126,6 +128,18 @@ def _pin_as_json(pin: Pin | None) -> dict[str, object] | None:
         "until": human.utc_time(pin.until_ns) if pin.until_ns else None,
         "by": pin.made_by,
     }
+
+
+def _synthesis(point: Point) -> str:
+    """What a synthetic point was made from; empty for others."""
+    made = point.synthesis
+    if not made.made_ns:
+        return ""
+    shown = " ".join(point_id.hex()[:8] for point_id in made.points[:MADE_FROM_SHOWN])
+    if len(made.points) > MADE_FROM_SHOWN:
+        shown += f" and {len(made.points) - MADE_FROM_SHOWN} more"
+    lines = [f"{shown}, on {human.local_time(made.made_ns)}"]
+    return "\n".join([*lines, *(human.printable(rule) for rule in made.rules)])
 
 
 def _changes(point: Point) -> str:

@@ -1,0 +1,275 @@
+"""A synthesis: a full point made from other points, without reading any source.
+
+Of several points of one source the newest is the state of the source, what was deleted before it
+stays deleted, and older ones help out where it could not read a file. Points of several sources
+lie in one tree, at each path the newest of them. What is written are nodes on paths where that
+makes something new, and a manifest.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from repo.errors import UsageError
+from repo.format.manifest import (
+    BaseRecord,
+    Point,
+    Problem,
+    Snapshot,
+    Statistics,
+    Synthesis,
+    pack_problems,
+)
+from repo.format.node import Entry
+from repo.index.scratch import Scratch
+from repo.merge import Merge
+from repo.reader import Reader
+from repo.repository import Repository
+from repo.tree import Tree
+from repo.types import ChunkId
+from repo.upkeep.layers import Lost, Take, layers_of, moved_problems, problems_of
+from repo.upkeep.relink import Relinker
+from repo.writer import Writer
+
+PROBLEMS_PER_CHUNK: Final = 1000
+FOLDERS_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthRequest:
+    """What a user asks for. `rules` are `--prefer` and `--take` as they were written."""
+
+    points: Sequence[Point]
+    prefer: Sequence[Point] = ()
+    takes: Sequence[Take] = ()
+    rules: Sequence[str] = ()
+    source_id: str = ""
+    tags: Sequence[str] = ()
+    dry_run: bool = False
+    made_by: str = "repo"
+
+
+class SynthProgress(NamedTuple):
+    """How far a synthesis is: nodes and bytes written so far."""
+
+    doing: str
+    nodes: int
+    bytes_written: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthSummary:
+    """What came of it. Bytes are plain (`bytes_new`) and on disk (`bytes_stored`)."""
+
+    point: Point
+    nodes: int
+    bytes_new: int
+    bytes_stored: int
+    seconds: float
+
+
+OnProgress = Callable[[SynthProgress], None]
+
+
+def synthesize(
+    repository: Repository,
+    request: SynthRequest,
+    *,
+    on_progress: OnProgress = lambda _state: None,
+    on_notice: Callable[[str], None] = lambda _text: None,
+) -> SynthSummary:
+    """Make a point from others; with `dry_run` it is not published, and nothing is stored.
+
+    Raises UsageError, Damaged when a node that is needed cannot be read, RepositoryFailed.
+    """
+    started = time.monotonic()
+    inputs = _inputs(request)
+    for point in inputs:
+        if point.unfinished:
+            raise UsageError(
+                "an unfinished point", where=point.id.hex(), next_step="finish its run first"
+            )
+    with ExitStack() as stack:
+        if not request.dry_run:
+            recovered = repository.recover()
+            if recovered:
+                on_notice(f"recovered {recovered} segments that a killed process left open")
+        stack.enter_context(repository.lease("synth"))
+        writer = None if request.dry_run else repository.writer()
+        if writer is not None:
+            stack.callback(writer.abandon)
+        maker = _Maker(repository, request, writer, on_progress)
+        point = maker.point(inputs, stack)
+        if writer is not None:
+            writer.publish(point)
+    return SynthSummary(
+        point=point,
+        nodes=maker.nodes,
+        bytes_new=maker.bytes_new,
+        bytes_stored=0 if writer is None else writer.written.stored_bytes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _inputs(request: SynthRequest) -> list[Point]:
+    """All points that a request names, what counts most first."""
+    ordered = sorted(request.points, key=lambda one: (one.received_ns, one.id), reverse=True)
+    named = [*(take.point for take in request.takes), *request.prefer, *ordered]
+    if not named:
+        raise UsageError("a synthesis of nothing", next_step="name points, or parts with --take")
+    return list({point.id: point for point in named}.values())
+
+
+class _Maker:
+    """Makes the tree and the manifest of one synthesis."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        request: SynthRequest,
+        writer: Writer | None,
+        on_progress: OnProgress,
+    ) -> None:
+        self._repository = repository
+        self._request = request
+        self._writer = writer
+        self._on_progress = on_progress
+        self._reader: Reader = repository.new_reader()
+        self._tree = Tree(self._reader)
+        self._started = time.monotonic()
+        self.nodes = 0
+        self.bytes_new = 0
+
+    def _put_meta(self, data: bytes) -> ChunkId:
+        self.nodes += 1
+        self.bytes_new += len(data)
+        self._on_progress(SynthProgress("merging", self.nodes, self.bytes_new))
+        if self._writer is None:
+            return self._reader.keep(data)
+        chunk_id = self._repository.keys.chunk_id(data)
+        self._writer.put_meta(chunk_id, data)
+        return chunk_id
+
+    def _commit(self) -> None:
+        """Make what was put durable: from here on it can be read, and relied on."""
+        if self._writer is not None:
+            self._writer.commit(close=True)
+
+    def point(self, inputs: Sequence[Point], stack: ExitStack) -> Point:
+        """The point, its tree stored and durable."""
+        request = self._request
+        scratch = self._repository.index_path.parent
+        lost = Lost(*(stack.enter_context(Scratch.make(scratch)) for _ in range(2)))
+        layers = layers_of(
+            self._reader, self._tree, request.points, request.prefer, request.takes, lost
+        )
+        merge = Merge(self._tree, self._put_meta, Relinker(self._tree, self._put_meta))
+        root = merge.run(layers)
+        alone = inputs[0] if not request.takes and root == inputs[0].root else None
+        problems = (
+            (inputs[0].problems, inputs[0].problems_total) if alone else self._problems(inputs)
+        )
+        self._commit()
+        self._on_progress(SynthProgress("counting", self.nodes, self.bytes_new))
+        statistics = alone.statistics if alone else self._counted(root)
+        return self._manifest(inputs, root, statistics, problems, alone)
+
+    def _problems(self, inputs: Sequence[Point]) -> tuple[tuple[bytes, ...], int]:
+        """The lists of problems of all that the tree is made of, and how many there are."""
+        request = self._request
+        newest: dict[str, Point] = {}
+        for point in sorted(request.points, key=lambda one: one.received_ns):
+            newest[point.source_id] = point
+        whole = {point.id: point for point in (*request.prefer, *newest.values())}.values()
+        chunks = [chunk for point in whole for chunk in point.problems]
+        total = sum(point.problems_total for point in whole)
+        for take in request.takes:
+            moved: list[Problem] = []
+            for problem in moved_problems(problems_of(self._reader, take.point), take):
+                moved.append(problem)
+                total += 1
+                if len(moved) == PROBLEMS_PER_CHUNK:
+                    chunks.append(self._put_meta(pack_problems(moved)))
+                    moved = []
+            if moved:
+                chunks.append(self._put_meta(pack_problems(moved)))
+        return tuple(chunks), total
+
+    def _counted(self, root: Entry) -> Statistics:
+        """What is in a tree: reads the nodes of all directories."""
+        directories = 1
+        files = 0
+        pending = [root]
+        while pending:
+            batch = pending[-FOLDERS_AT_ONCE:]
+            del pending[-FOLDERS_AT_ONCE:]
+            self._tree.load(batch)
+            for directory in batch:
+                for entry in self._tree.entries(directory):
+                    if entry.node:
+                        pending.append(entry)
+                    directories += bool(entry.node or entry.absent)
+                    files += not (entry.node or entry.absent)
+        return Statistics(files=files, directories=directories, bytes_source=root.bytes_below)
+
+    def _manifest(
+        self,
+        inputs: Sequence[Point],
+        root: Entry,
+        statistics: Statistics,
+        problems: tuple[tuple[bytes, ...], int],
+        alone: Point | None,
+    ) -> Point:
+        request = self._request
+        newest = max(inputs, key=lambda one: (one.received_ns, one.id))
+        sources = sorted({point.source_id for point in inputs})
+        own = len(sources) == 1 and not request.rules
+        source_id = sources[0] if own else f"synthetic:{'+'.join(sources)}"
+        made = self._writer.written.stored_bytes if self._writer is not None else 0
+        return Point(
+            id=secrets.token_bytes(16),
+            source_id=request.source_id or source_id,
+            source_path=newest.source_path if own else "",
+            host=newest.host if len({point.host for point in inputs}) == 1 else "",
+            created_ns=newest.created_ns,
+            received_ns=max(point.received_ns for point in inputs) + 1,
+            root=root,
+            statistics=msgspec.structs.replace(
+                statistics, files_reused=statistics.files, bytes_read=0,
+                bytes_new=self.bytes_new, bytes_stored=made,
+                seconds=time.monotonic() - self._started,
+            ),
+            snapshot=alone.snapshot if alone and own else Snapshot(provider="synthetic"),
+            problems_total=problems[1],
+            problems=problems[0],
+            tags=tuple(request.tags),
+            users=_united(point.users for point in reversed(inputs)),
+            groups=_united(point.groups for point in reversed(inputs)),
+            exclusions=newest.exclusions if own else b"",
+            has_xattrs=any(point.has_xattrs for point in inputs),
+            made_by=request.made_by,
+            verdict=newest.verdict if own else "FULL",
+            change_source=newest.change_source if own else "none",
+            base=alone.base if alone and own else b"",
+            base_record=alone.base_record if alone and own else BaseRecord(),
+            synthesis=Synthesis(
+                points=tuple(point.id for point in inputs),
+                rules=tuple(request.rules),
+                made_ns=time.time_ns(),
+            ),
+        )  # fmt: skip
+
+
+def _united(tables: Iterator[dict[str, str]] | Sequence[dict[str, str]]) -> dict[str, str]:
+    """One table of names; where several name a number, the last."""
+    united: dict[str, str] = {}
+    for table in tables:
+        united |= table
+    return united
