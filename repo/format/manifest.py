@@ -78,6 +78,28 @@ class Synthesis(msgspec.Struct, frozen=True):
     made_ns: int = 0
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where a copied point comes from: the repository that took it first, and its id there."""
+
+    repository: bytes = b""
+    point: bytes = b""
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What of a point is known to be lost: files that lack content, and directories.
+
+    A directory counts when names in it are unknown; `bytes_lost` is the length of what is missing
+    of files. `lists` are those of the point's problem lists that name them (step `lost`).
+    `noted_ns`: when that was found, 0 when nothing is lost.
+    """
+
+    files: int = 0
+    directories: int = 0
+    bytes_lost: int = 0
+    lists: tuple[bytes, ...] = ()
+    noted_ns: int = 0
+
+
 class Problem(msgspec.Struct, array_like=True, frozen=True):
     """A file (path from the root of the source) that is not in the point as it should be.
 
@@ -106,6 +128,9 @@ class Point(msgspec.Struct, frozen=True):
 
     `synthesis` tells of a point that was made from others. Its times are those of the newest of
     them, `received_ns` one nanosecond later, so that it stands where the state belongs.
+
+    `origin` is set in copies made by `repo copy`. `loss` marks a point of which content is lost:
+    its tree names chunks that are nowhere, so that reading them fails and never gives zeros.
     """
 
     id: bytes
@@ -131,6 +156,8 @@ class Point(msgspec.Struct, frozen=True):
     base_record: BaseRecord = BaseRecord()
     unfinished: bool = False
     synthesis: Synthesis = Synthesis()
+    origin: Origin = Origin()
+    loss: Loss = Loss()
 
     def pack(self) -> bytes:
         """The plain manifest, before it is sealed."""
@@ -145,7 +172,8 @@ class Point(msgspec.Struct, frozen=True):
             raise Damaged(
                 f"a manifest does not parse: {error}", where=where, next_step=_NEXT
             ) from error
-        if len(point.id) != 16 or any(len(i) != CHUNK_ID_BYTES for i in point.problems):
+        lists = (*point.problems, *point.loss.lists)
+        if len(point.id) != 16 or any(len(i) != CHUNK_ID_BYTES for i in lists):
             raise Damaged("a manifest is damaged", where=where, next_step=_NEXT)
         if point.root.name or not point.root.node:
             raise Damaged("a manifest has no root", where=where, next_step=_NEXT)

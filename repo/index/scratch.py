@@ -1,4 +1,4 @@
-"""A scratch: a set of keys on disk for one piece of work, gone with the process.
+"""A scratch: keys, and what is noted of each, on disk for one piece of work; gone with it.
 
 Walks over all trees must remember what they have seen; the ids of millions of nodes do not
 belong into a Python set. The file loses its name as soon as it is open, so that nothing is left
@@ -24,13 +24,13 @@ HELD_MAX: Final = 4096
 
 
 class Scratch:
-    """A set of keys of 1 to 500 bytes. Used by one thread; never across fork."""
+    """A set of keys of 1 to 500 bytes, with a value each. Used by one thread; never across fork."""
 
     def __init__(self, path: Path, environment: lmdb.Environment) -> None:
         """Made by `make`."""
         self._path = path
         self._environment = environment
-        self._held: set[bytes] = set()
+        self._held: dict[bytes, bytes] = {}
 
     @classmethod
     def make(cls, folder: str | os.PathLike[str]) -> Self:
@@ -58,19 +58,29 @@ class Scratch:
 
     def add(self, key: bytes) -> None:
         """Take a key into the set. Raises RepositoryFailed."""
-        self._held.add(key)
+        self.put(key, b"")
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Take a key into the set with a value, which replaces an older one. RepositoryFailed."""
+        self._held[key] = value
         if len(self._held) >= HELD_MAX:
             self._flush()
 
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key; None when it was never added. Raises RepositoryFailed."""
+        value = self._held.get(key)
+        if value is not None:
+            return value
+        with translated(self._path, "cannot read scratch space"), self._environment.begin() as txn:
+            found: bytes | None = txn.get(key)
+        return found
+
     def __contains__(self, key: bytes) -> bool:
         """Whether a key was added. Raises RepositoryFailed."""
-        if key in self._held:
-            return True
-        with translated(self._path, "cannot read scratch space"), self._environment.begin() as txn:
-            return txn.get(key) is not None
+        return self.get(key) is not None
 
     def _flush(self) -> None:
-        rows = [(key, b"") for key in sorted(self._held)]
+        rows = sorted(self._held.items())
         with translated(self._path, "cannot write scratch space"):
             while True:
                 try:

@@ -23,6 +23,7 @@ COLUMNS = (
     Column("size", right=True),
     Column("new", right=True),
     Column("problems", right=True),
+    Column("lost", right=True, style="red"),
     Column("tags", folds=True),
 )
 
@@ -70,8 +71,21 @@ def row(point: Point) -> tuple[str, ...]:
         human.size(done.bytes_source),
         human.size(done.bytes_new),
         human.count(point.problems_total) if point.problems_total else "-",
+        lost(point) or "-",
         human.printable(" ".join(point.tags)),
     )
+
+
+def lost(point: Point) -> str:
+    """What is known to be lost of a point, in words; "" when it is whole."""
+    loss = point.loss
+    if not loss.noted_ns:
+        return ""
+    files = human.plural(loss.files, "file")
+    if not loss.directories:
+        return files
+    directories = human.plural(loss.directories, "directory", "directories")
+    return f"{files}, {directories}" if loss.files else directories
 
 
 def as_json(point: Point) -> dict[str, Any]:
@@ -94,6 +108,10 @@ def as_json(point: Point) -> dict[str, Any]:
         "bytes_stored": done.bytes_stored,
         "seconds": done.seconds,
         "problems": point.problems_total,
+        "files_lost": point.loss.files,
+        "directories_lost": point.loss.directories,
+        "bytes_lost": point.loss.bytes_lost,
+        "origin": _origin(point),
         "change_source": point.change_source,
         "verdict": point.verdict,
         "made_from": [point_id.hex() for point_id in point.synthesis.points],
@@ -103,3 +121,17 @@ def as_json(point: Point) -> dict[str, Any]:
             "identity": point.snapshot.identity,
         },
     }
+
+
+def _origin(point: Point) -> dict[str, str] | None:
+    if not point.origin.point:
+        return None
+    return {"repository": point.origin.repository.hex(), "point": point.origin.point.hex()}
+
+
+def marked_notice(point: Point) -> str:
+    """A warning for whoever gets a point back that is not whole."""
+    return (
+        f"point {point.id.hex()[:8]} is marked: {lost(point)} of it lost content "
+        f"(`repo show {point.id.hex()[:8]} --problems` names them)"
+    )

@@ -13,6 +13,7 @@ from tools.cli import human, jsonline
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS
+from tools.cli.points import marked_notice
 from tools.cli.progress import ProgressState, Reporter, StreamState, Wording, problem_line
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def restore(
 
     with run.open() as repository, run.console.reporter(WORDING) as reporter:
         found = repository.point(point)
+        if found.loss.noted_ns:
+            reporter.notice(marked_notice(found))
         summary = restore_point(
             repository,
             found,

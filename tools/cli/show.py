@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from repo.errors import Damaged
 from tools.cli import human, jsonline
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
-from tools.cli.points import as_json
+from tools.cli.points import as_json, lost
 from tools.cli.progress import problem_line
 
 if TYPE_CHECKING:
@@ -58,11 +59,15 @@ def show(run: Invocation, point: str, all_problems: bool) -> None:
 
 def problems_of(repository: Repository, point: Point) -> Iterator[Problem]:
     """The problems of a point, read list by list."""
-    from repo.format.manifest import parse_problems
+    from repo.format.manifest import Problem, parse_problems
     from repo.types import ChunkId
 
     for chunk_id in point.problems:
-        data = bytes(repository.reader.chunk(ChunkId(chunk_id)))
+        try:
+            data = bytes(repository.reader.chunk(ChunkId(chunk_id)))
+        except Damaged as damage:
+            yield Problem(b"", "lost", 0, f"a list of problems cannot be read: {damage.what}")
+            continue
         yield from parse_problems(data, where=f"problems of point {point.id.hex()[:8]}")
 
 
@@ -108,6 +113,12 @@ def _fields(point: Point) -> Iterator[tuple[str, str]]:
     ]
     yield "Stored", ", ".join(stored)
     yield "Root", point.root.node.hex()
+    if point.origin.point:
+        origin = point.origin
+        yield "Copy of", f"{origin.point.hex()} in the repository {origin.repository.hex()[:8]}"
+    if lost(point):
+        when = human.local_time_and_zone(point.loss.noted_ns)
+        yield "Lost", f"{lost(point)}, {human.size(point.loss.bytes_lost)}; found {when}"
     yield "Problems", human.count(point.problems_total) if point.problems_total else "none"
 
 
