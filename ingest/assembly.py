@@ -9,12 +9,13 @@ where the workers are: depth first keeps them few.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from ingest.base import BaseDirectory, BaseEntry
+from ingest.base import UNFINISHED_STEP, BaseDirectory, BaseEntry
 from ingest.channel import Run
 from ingest.largefile import LargeFile, PutMeta
 from ingest.task import Path
@@ -46,9 +47,9 @@ class PendingDirectory:
     """
 
     __slots__ = (
-        "above", "at_home", "bases", "below", "bytes_below", "device", "directories_below",
-        "entries_below", "entry", "exact", "joined", "kept_entries", "kept_runs", "large",
-        "others", "own", "path", "runs", "same", "source", "volume", "waiting",
+        "above", "at_home", "bases", "below", "device", "entry", "exact", "joined",
+        "kept_entries", "kept_runs", "large", "others", "own", "path", "runs", "same", "source",
+        "totals", "volume", "waiting",
     )  # fmt: skip
 
     def __init__(self, source: SourceAssembly, path: Path, above: PendingDirectory | None) -> None:
@@ -61,9 +62,7 @@ class PendingDirectory:
         self.waiting = 1  # its own listing
         self.joined: list[Entry] = []
         self.runs: list[Run | PageRow] = []
-        self.entries_below = 0
-        self.bytes_below = 0
-        self.directories_below = 0
+        self.totals = _Totals(0, 0, 0)
         self.bases: Sequence[BaseEntry] = ()
         self.own: BaseDirectory | None = None
         self.others: Sequence[BaseDirectory] = ()
@@ -78,8 +77,8 @@ class PendingDirectory:
     def add_runs(self, runs: Sequence[Run], *, paged: bool) -> None:
         """Take runs of saved entries. When there will be several they become pages at once."""
         for run in runs:
-            self.entries_below += run.count
-            self.bytes_below += run.bytes_below
+            self.totals.entries += run.count
+            self.totals.bytes += run.bytes_below
             if paged or self.runs or len(runs) > 1:
                 self._page_runs()
                 self.runs.append(self._page(run))
@@ -88,8 +87,8 @@ class PendingDirectory:
 
     def take_run(self, run: Run | PageRow, *, kept: bool) -> None:
         """Take a run or page of a base, which is what was found; `kept`: of the base proper."""
-        self.entries_below += run.count
-        self.bytes_below += run.bytes_below
+        self.totals.entries += run.count
+        self.totals.bytes += run.bytes_below
         if self.runs:
             self._page_runs()
             run = run if isinstance(run, PageRow) else self._page(run)
@@ -110,15 +109,13 @@ class PendingDirectory:
         `kept`: the base has just this entry in this place.
         """
         self.joined.append(entry)
-        self.entries_below += 1 + entry.entries_below
-        self.bytes_below += entry.bytes_below if entry.node else entry.size
-        self.directories_below += (entry.kind == _DIRECTORY) + entry.directories_below
+        self.totals.add(entry)
         self.kept_entries += kept
 
     @property
     def unchanged(self) -> bool:
         """Whether all that it holds is what the base has of it, so that the node is the same."""
-        if self.own is None or self.directories_below != self.own.entry.directories_below:
+        if self.own is None or self.totals.directories != self.own.entry.directories_below:
             return False
         node = self.own.node
         runs = len(node.listed.pages) or bool(node.listed.total)
@@ -129,32 +126,34 @@ class PendingDirectory:
 
     def finish(self) -> Entry:
         """The entry of the directory, its node stored."""
-        if self.entry is None:
-            raise AssertionError("a directory is finished before it was listed")
+        node_id = b""
         if self.own is not None and self.unchanged:
             if self.same and self.at_home:
                 return self.own.entry
             node_id = self.own.entry.node
-        else:
-            node_id = self.source.put_meta(self._node(self.joined).pack())
-        return self._with_node(node_id, self.entries_below, self.bytes_below)
+        return self._with_node(self.joined, self.totals, node_id)
 
-    def _node(self, joined: Iterable[Entry]) -> Node:
-        return Node(
-            _joined_run(sorted(joined, key=attrgetter("name")), self.source.put_meta),
-            self._listed_run(),
-            Totals(self.entries_below, self.bytes_below),
-        )
+    def so_far(self, more: Sequence[Entry]) -> Entry:
+        """The entry of the directory as it is now, with some entries more; its node stored."""
+        totals = copy(self.totals)
+        for entry in more:
+            totals.add(entry)
+        return self._with_node([*self.joined, *more], totals)
 
-    def _with_node(self, node_id: bytes, entries_below: int, bytes_below: int) -> Entry:
+    def _with_node(self, joined: Iterable[Entry], totals: _Totals, node_id: bytes = b"") -> Entry:
         if self.entry is None:
-            raise AssertionError("a directory without an entry")
+            raise AssertionError("a directory is put together before it was listed")
+        if not node_id:
+            put_meta = self.source.put_meta
+            run = _joined_run(sorted(joined, key=attrgetter("name")), put_meta)
+            node = Node(run, self._listed_run(), Totals(totals.entries, totals.bytes))
+            node_id = put_meta(node.pack())
         return msgspec.structs.replace(
             self.entry,
             node=node_id,
-            entries_below=entries_below,
-            bytes_below=bytes_below,
-            directories_below=self.directories_below,
+            entries_below=totals.entries,
+            bytes_below=totals.bytes,
+            directories_below=totals.directories,
         )
 
     def _listed_run(self) -> NodeRun:
@@ -166,6 +165,21 @@ class PendingDirectory:
         pages = [run if isinstance(run, PageRow) else self._page(run) for run in self.runs]
         pages.sort(key=attrgetter("first_name"))
         return NodeRun(sum(page.count for page in pages), pages=tuple(pages))
+
+
+class _Totals:
+    """What lies below a directory."""
+
+    def __init__(self, entries: int, size: int, directories: int) -> None:
+        self.entries = entries
+        self.bytes = size
+        self.directories = directories
+
+    def add(self, entry: Entry) -> None:
+        """One entry more, with all below it."""
+        self.entries += 1 + entry.entries_below
+        self.bytes += entry.bytes_below if entry.node else entry.size
+        self.directories += (entry.kind == _DIRECTORY) + entry.directories_below
 
 
 def _joined_run(entries: list[Entry], put_meta: PutMeta) -> NodeRun:
@@ -194,6 +208,16 @@ def _page_parts(entries: list[Entry]) -> Iterable[list[Entry]]:
             part, weight = [], 0
     if part:
         yield part
+
+
+class SoFar(NamedTuple):
+    """A source as far as it has been saved: its root, the large files of which only the beginning
+    is there, and the ids of problem lists that it has besides those of its assembly.
+    """
+
+    root: Entry
+    begun: list[Problem]
+    problems: list[ChunkId]
 
 
 class SourceAssembly:
@@ -267,11 +291,42 @@ class SourceAssembly:
         if len(self._problems) >= PROBLEMS_PER_CHUNK:
             self.close_problems()
 
+    def so_far(self) -> SoFar | None:
+        """What is there now, as a tree of its own; None before the root has been listed.
+
+        Directories that are not finished hold what has arrived of them, and large files their
+        beginning. Its nodes are stored.
+        """
+        begun: list[Problem] = []
+        entries: dict[PendingDirectory | None, list[Entry]] = {}
+        order = [self.top] if self.root is None and self.top.entry is not None else []
+        for directory in order:  # grows meanwhile: each directory behind the one above it
+            order.extend(directory.below)
+        for directory in reversed(order):
+            more = entries.pop(directory, [])
+            for large in directory.large:
+                entry = large.beginning()
+                if entry is not None:
+                    more.append(entry)
+                    begun.append(_begun((*directory.path, entry.name), entry, large))
+            entries.setdefault(directory.above, []).append(directory.so_far(more))
+        root = self.root or next(iter(entries.get(None, [])), None)
+        if root is None:
+            return None
+        problems = [*self._problems, *begun]
+        lists = [self.put_meta(pack_problems(problems))] if problems else []
+        return SoFar(root, begun, lists)
+
     def close_problems(self) -> None:
         """Store the problems that are held."""
         if self._problems:
             self.problem_chunks.append(self.put_meta(pack_problems(self._problems)))
             self._problems = []
+
+
+def _begun(path: Path, entry: Entry, large: LargeFile) -> Problem:
+    detail = f"the first {entry.size} of {large.entry.size} bytes had been read"
+    return Problem(b"/".join(path), UNFINISHED_STEP, 0, detail)
 
 
 def entries_of(runs: Iterable[Run]) -> Iterable[Entry]:

@@ -37,7 +37,7 @@ def found(
 
     `points` may be its base, the newest first; unfinished runs of the source add what they read.
     """
-    usable = list(points)
+    usable = [point for point in points if is_base(point)]
     distrusted = usable[0].base_record.distrusted if usable else ()
     if Walk.kind in distrusted:
         on_notice("an audit found files changed whose attributes were not: everything is read")
@@ -62,6 +62,13 @@ def found(
         unfinished=[BaseTree(point, tree, limit_of(point, snapshot)) for point in unfinished],
         forced=forced,
     )
+
+
+def is_base(point: Point) -> bool:
+    """Whether a point can be compared with: not when content of it is lost, nor when it was made
+    of other points, for then it does not say when its files were looked at.
+    """
+    return not (point.unfinished or point.loss.noted_ns or point.synthesis.points)
 
 
 def _forced(

@@ -35,12 +35,13 @@ from ingest.stream import TICKETS_HELD
 from ingest.task import ListTask, PartTask, RangeTask, Subject, Task
 from ingest.worker import pack_names, serve
 from repo.errors import Damaged, Interrupted, JobFailed
-from repo.format.manifest import Problem
+from repo.format.manifest import Point, Problem
+from repo.format.node import Entry
 from repo.keys import Keys
 from repo.repository import Repository
 from repo.sealer import SealedFrame, Ticket, frame_bytes_max
 from repo.types import MIB, ChunkId
-from repo.writer import Writer
+from repo.writer import COMMIT_BYTES, COMMIT_SECONDS, Writer
 
 RANGE_BYTES: Final = 64 * MIB
 RANGES_MAX: Final = 4096
@@ -65,6 +66,7 @@ class Options:
     streams: int
     levels: tuple[int, ...] = (1, 3)
     range_bytes: int = RANGE_BYTES
+    checkpoint_seconds: float = COMMIT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class JobSource:
     assembly: SourceAssembly = field(init=False)
     descent: Descent = field(init=False)
     failure: Problem | None = None
+    as_point: Callable[[Entry, ProgressState], Point] | None = None
+    """How what is there of it becomes a point: None when it is not to be kept until it ends."""
 
 
 class Distrusted(Exception):
@@ -148,6 +152,8 @@ class Job:
         self._dead_workers = 0
         self._last_tries = False
         self._checkpoints = trio.Lock()
+        self._kept_bytes_read = 0  # when the unfinished points were kept the last time
+        self._kept_at = time.monotonic()
         self._started = time.monotonic()
         self.streams_used = 0
 
@@ -257,7 +263,9 @@ class Job:
         for ticket in unused:
             self._burn(ticket.segment_id, 1)
         async with self._checkpoints:
+            unfinished = self._unfinished() if self._interrupts else []
             await self._committer.call(lambda: self._writer.commit(close=True))
+            await self._keep(unfinished)
         if self._interrupts:
             self._failure = _interrupted()
 
@@ -276,7 +284,7 @@ class Job:
         while True:
             await trio.sleep(0.1)
             async with self._checkpoints:
-                if self._writer.commit_due():
+                if self._writer.commit_due() or self._unfinished_due():
                     await self._checkpoint()
 
     def state(self) -> ProgressState:
@@ -302,14 +310,50 @@ class Job:
             ],
         )
 
+    def _unfinished_due(self) -> bool:
+        """Whether enough has been read that nobody should have to read it again."""
+        read = sum(source.assembly.bytes_read for source in self._sources) - self._kept_bytes_read
+        waited = time.monotonic() - self._kept_at
+        return read >= COMMIT_BYTES or (read > 0 and waited >= self._options.checkpoint_seconds)
+
+    def _unfinished(self) -> list[Point]:
+        """What is there of each source as a point. Its nodes are on their way to the writer."""
+        points: list[Point] = []
+        state = self.state()
+        for source in self._sources:
+            if source.as_point is None or source.failure is not None:
+                continue
+            made = source.assembly.so_far()
+            if made is not None:
+                point = source.as_point(made.root, state)
+                total = point.problems_total + len(made.begun)
+                problems = (*point.problems, *made.problems)
+                points.append(
+                    msgspec.structs.replace(
+                        point, unfinished=True, problems_total=total, problems=problems
+                    )
+                )
+        self._kept_bytes_read = state.bytes_read
+        return points
+
+    async def _keep(self, unfinished: Sequence[Point]) -> None:
+        """Keep unfinished points whose nodes are durable, in place of their last checkpoints."""
+        for point in unfinished:
+            await trio.to_thread.run_sync(self._writer.keep_unfinished, point)
+        self._kept_at = time.monotonic()
+
     async def _checkpoint(self) -> None:
         """Make durable what has arrived, while more goes on arriving."""
+        # Before what is delivered is taken: no await until the checkpoint has begun, so that it
+        # covers these nodes and all that they rely on.
+        unfinished = self._unfinished() if self._unfinished_due() else []
         # Frames delivered so far were posted before this call: the checkpoint covers their keys.
         keys = self._claims.take_delivered()
         checkpoint = await self._committer.call(self._writer.begin_checkpoint)
         await trio.to_thread.run_sync(checkpoint.make_durable, self._keys)
         await self._committer.call(lambda: self._writer.finish_checkpoint(checkpoint))
         self._claims.committed(keys)
+        await self._keep(unfinished)
 
     # -- storing ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from repo.format.manifest import Point
 from repo.sealer import SealedFrame, Ticket
 from repo.types import ChunkId, SegmentId
 from repo.writer import Checkpoint, Written
@@ -51,6 +52,9 @@ class Rehearsal:
 
     def commit(self, *, close: bool = False) -> None:
         """Nothing to make durable, `close` or not."""
+
+    def keep_unfinished(self, _point: Point) -> None:
+        """Nothing is kept of it."""
 
     def abandon(self) -> None:
         """Nothing was begun."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import secrets
 import signal
 import time
@@ -18,19 +16,19 @@ import trio
 from ingest.base import Foundation, selection_of
 from ingest.changes.changesource import Verdict
 from ingest.exclusion import Exclusion
-from ingest.foundation import found
+from ingest.foundation import found, is_base
 from ingest.hooks.hooks import Hooks
 from ingest.job import Job, JobSource, Options, ProgressState
+from ingest.opened import OpenedSource
 from ingest.rehearsal import Rehearsal
 from ingest.snapshots.directory import DirectoryProvider
-from ingest.snapshots.snapshot import Snapshot, SnapshotProvider
 from ingest.source import SourceIdentity
 from ingest.task import Subject
 from repo.errors import JobFailed, SnapshotVanished, UsageError
-from repo.format.manifest import BaseRecord, Point, Statistics
-from repo.format.node import Entry
+from repo.format.manifest import Point
 from repo.repository import Repository
-from repo.writer import Writer
+from repo.types import PointId
+from repo.writer import COMMIT_SECONDS, Writer
 
 LEVELS_AUTO: Final = (1, 3)
 """zstd levels of `--compression auto`: the first while the processor is what we wait for."""
@@ -41,6 +39,7 @@ class IngestRequest:
     """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw).
 
     `base`: `auto` (the newest point of the source), `none` (read everything), or a point.
+    `checkpoint_seconds`: what is read becomes durable so often.
     `source_ids` and `point_ids` are one for each path, or none at all: what the sources are called
     ("" for HOST:PATH) and the ids of their points. `hooks`: the folder of the user's hooks.
     """
@@ -60,6 +59,7 @@ class IngestRequest:
     dry_run: bool = False
     hooks: str = ""
     made_by: str = "repo"
+    checkpoint_seconds: float = COMMIT_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +91,6 @@ OnProgress = Callable[[ProgressState], None]
 OnNotice = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class _Opened:
-    """A source while it is read."""
-
-    identity: SourceIdentity
-    provider: SnapshotProvider
-    snapshot: Snapshot
-    job_source: JobSource
-    exclusions: bytes
-    selection: bytes
-    point_id: bytes
-
-    @property
-    def foundation(self) -> Foundation:
-        """What its ingest builds on."""
-        return self.job_source.foundation
-
-
 def ingest(
     repository: Repository,
     request: IngestRequest,
@@ -121,7 +103,6 @@ def ingest(
     Raises UsageError for a source that is not there, RepositoryFailed when the repository fails,
     Interrupted after SIGINT or SIGTERM, JobFailed when not one source could be read.
     """
-    started_ns = time.time_ns()
     names = request.source_ids or [""] * len(request.paths)
     identities = [SourceIdentity.of(*pair) for pair in zip(request.paths, names, strict=True)]
     hooks = Hooks(
@@ -151,7 +132,11 @@ def ingest(
             stack.callback(_close, source.foundation)
         writer = _writer(repository, request)
         stack.callback(writer.abandon)
-        options = Options(streams=request.streams or cores(), levels=request.levels)
+        options = Options(
+            streams=request.streams or cores(),
+            levels=request.levels,
+            checkpoint_seconds=request.checkpoint_seconds,
+        )
         job = Job(
             repository,
             writer,
@@ -165,10 +150,11 @@ def ingest(
             hooks.run("pre-read", source=source.identity.id, snapshot=source.snapshot.path)
         _conduct(job)
         _check_alive(sources)
-        made, failed = _points(request, job, sources, started_ns)
+        made, failed = _points(job, sources)
         if isinstance(writer, Writer):
             for point in made:
                 writer.publish(point)
+                _drop_unfinished(repository, point)
                 hooks.run("post-ingest", source=point.source_id)
         return _summary(made, failed, job, sources, hooks.problems)
 
@@ -189,7 +175,7 @@ def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsa
     return repository.writer(level=request.levels[-1] if request.levels else None)
 
 
-def _check_alive(sources: Sequence[_Opened]) -> None:
+def _check_alive(sources: Sequence[OpenedSource]) -> None:
     """After the last read, before anything is published: the snapshots must still be there."""
     for source in sources:
         if not source.provider.alive(source.snapshot):
@@ -237,7 +223,8 @@ def _open(
     path: str,
     identity: SourceIdentity,
     point_id: bytes,
-) -> _Opened:
+) -> OpenedSource:
+    started_ns = time.time_ns()
     provider = DirectoryProvider()
     snapshot = provider.adopt(path)
     root_fd = provider.open_root(snapshot)
@@ -256,8 +243,20 @@ def _open(
         exclude_caches=request.exclude_caches,
         one_file_system=request.one_file_system,
     )
-    job_source = JobSource(root_fd, subject)
-    return _Opened(identity, provider, snapshot, job_source, exclusions, selection, point_id)
+    source = OpenedSource(
+        identity,
+        provider,
+        snapshot,
+        JobSource(root_fd, subject),
+        exclusions,
+        selection,
+        point_id,
+        started_ns,
+        tuple(request.tags),
+        request.made_by,
+    )
+    source.job_source.as_point = source.point
+    return source
 
 
 def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:
@@ -270,7 +269,7 @@ def _points_before(repository: Repository, request: IngestRequest) -> list[Point
 def _foundation(
     repository: Repository,
     request: IngestRequest,
-    source: _Opened,
+    source: OpenedSource,
     points: Sequence[Point],
     on_notice: OnNotice,
 ) -> Foundation:
@@ -279,11 +278,11 @@ def _foundation(
         return Foundation()
     if request.base == "auto":
         points = [point for point in points if point.source_id == source.identity.id]
-    elif points[0].unfinished:
+    elif not is_base(points[0]):
         raise UsageError(
-            "an unfinished point cannot be chosen as base",
+            "this point cannot be a base: content of it is lost, or it was made of other points",
             where=request.base,
-            next_step="it is used by itself when its source is backed up again",
+            next_step="`--base auto` takes the newest that can",
         )
     return found(
         repository,
@@ -308,7 +307,7 @@ def _own_folders(repository: Repository) -> tuple[tuple[int, int], ...]:
     return tuple((stat.st_dev, stat.st_ino) for stat in folders)
 
 
-def _expected(points: Sequence[Point], sources: Sequence[_Opened]) -> int:
+def _expected(points: Sequence[Point], sources: Sequence[OpenedSource]) -> int:
     """Bytes that the sources had when they were last backed up: for the estimate of the end."""
     wanted = {source.identity.id for source in sources}
     newest = {
@@ -319,9 +318,7 @@ def _expected(points: Sequence[Point], sources: Sequence[_Opened]) -> int:
     return sum(newest.values()) if len(newest) == len(wanted) else 0
 
 
-def _points(
-    request: IngestRequest, job: Job, sources: Sequence[_Opened], started_ns: int
-) -> tuple[list[Point], list[str]]:
+def _points(job: Job, sources: Sequence[OpenedSource]) -> tuple[list[Point], list[str]]:
     """The points of the sources that were read, and what is to be said of the others."""
     points: list[Point] = []
     failed: list[str] = []
@@ -331,74 +328,30 @@ def _points(
         if failure is not None or root is None:
             failed.append(f"{source.identity.path}: {failure.detail if failure else 'not read'}")
         else:
-            points.append(_point(request, job, source, root, started_ns))
+            points.append(source.point(root, job.state()))
     if not points:
         raise JobFailed("no source could be read", where="; ".join(failed))
     return points, failed
 
 
-def _point(
-    request: IngestRequest, job: Job, source: _Opened, root: Entry, started_ns: int
-) -> Point:
-    assembly = source.job_source.assembly
-    state = job.state()
-    users, groups = _owner_names(assembly.owners)
-    foundation = source.foundation
-    before = [tree.point for tree in foundation.trees]
-    for point in reversed(before):  # who owns what was taken over was not looked at
-        users, groups = {**point.users, **users}, {**point.groups, **groups}
-    return Point(
-        id=source.point_id,
-        source_id=source.identity.id,
-        source_path=source.identity.path,
-        host=source.identity.host,
-        created_ns=started_ns,
-        received_ns=time.time_ns(),
-        root=root,
-        statistics=Statistics(
-            files=assembly.files,
-            directories=assembly.directories,
-            files_reused=assembly.files_reused,
-            bytes_source=assembly.bytes_source,
-            bytes_read=assembly.bytes_read,
-            bytes_new=state.bytes_new,
-            bytes_stored=state.bytes_stored,
-            seconds=state.seconds,
-        ),
-        snapshot=source.snapshot.record(),
-        problems_total=assembly.problems_total,
-        problems=tuple(assembly.problem_chunks),
-        tags=tuple(request.tags),
-        users=users,
-        groups=groups,
-        exclusions=source.exclusions,
-        has_xattrs=assembly.has_xattrs or any(point.has_xattrs for point in before),
-        made_by=request.made_by,
-        verdict=_verdict(foundation),
-        change_source=foundation.plan.kind if foundation.plan else "none",
-        base=foundation.base.point.id if foundation.base else b"",
-        base_record=BaseRecord(
-            taken_ns=source.snapshot.taken_ns or started_ns,
-            selection=source.selection,
-            volumes=len(assembly.volumes),
-        ),
-    )
-
-
-def _verdict(foundation: Foundation) -> Verdict:
-    return foundation.plan.verdict if foundation.plan is not None else Verdict.FULL
+def _drop_unfinished(repository: Repository, point: Point) -> None:
+    """What a run has left in front of this point, and this run itself, is in it."""
+    for unfinished in repository.unfinished(on_damage=lambda _damage: None):
+        mine = unfinished.source_id == point.source_id
+        if mine and unfinished.created_ns <= point.created_ns:
+            repository.folder.remove_point(PointId(unfinished.id), unfinished=True)
 
 
 def _summary(
     points: Sequence[Point],
     failed: Sequence[str],
     job: Job,
-    sources: Sequence[_Opened],
+    sources: Sequence[OpenedSource],
     hooks_failed: int,
 ) -> IngestSummary:
     state = job.state()
     # Of several sources the weakest word is the job's.
-    weakest = min((source.foundation for source in sources), key=lambda f: _RANK[_verdict(f)])
+    weakest = min(sources, key=lambda source: _RANK[source.verdict])
     return IngestSummary(
         points=points,
         files=state.files,
@@ -409,27 +362,10 @@ def _summary(
         bytes_new=state.bytes_new,
         bytes_stored=state.bytes_stored,
         problems=state.problems,
-        change_source=weakest.plan.kind if weakest.plan else "none",
-        verdict=_verdict(weakest),
+        change_source=weakest.change_source,
+        verdict=weakest.verdict,
         streams=job.streams_used,
         seconds=state.seconds,
         failed=failed,
         hooks_failed=hooks_failed,
     )
-
-
-def _owner_names(owners: set[tuple[int, int]]) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of the numbers met, as this machine knows them."""
-    users: dict[str, str] = {}
-    groups: dict[str, str] = {}
-    for uid in {uid for uid, _ in owners}:
-        try:
-            users[str(uid)] = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            continue
-    for gid in {gid for _, gid in owners}:
-        try:
-            groups[str(gid)] = grp.getgrgid(gid).gr_name
-        except KeyError:
-            continue
-    return users, groups

@@ -103,7 +103,7 @@ class _Session:
         if self._request.point == ALL:
             views = RepositoryTree(self._repository, memory)
             return views, lambda: Figures(*views.figures()), True
-        point = self._repository.point(self._request.point)
+        point = self._repository.point(self._request.point, unfinished=True)
         figures = Figures(point.root.bytes_below, point.root.entries_below + 1)
         return Branch(point.root, 0, memory), lambda: figures, point.has_xattrs
 

@@ -168,17 +168,17 @@ class Repository:
         points.sort(key=lambda point: (point.created_ns, point.id))
         return points
 
-    def point(self, spec: str) -> Point:
+    def point(self, spec: str, *, unfinished: bool = False) -> Point:
         """The point that a user means: an id prefix, `latest`, `latest:SOURCE` or `SOURCE@TIME`.
 
-        An unfinished one is found by its id only.
+        With `unfinished` also what a run has left that has not ended, by its id only.
 
         TIME is local ISO time, as precise as you like: the newest point of that source received
         up to the end of that day, minute or second is meant.
         Raises UsageError when none or several fit.
         """
         if spec and set(spec) <= set("0123456789abcdef"):
-            return self._point_by_prefix(spec)
+            return self._point_by_prefix(spec, unfinished=unfinished)
         points = self.points(on_damage=lambda damage: self._on_notice(str(damage)))
         source, at, time_text = spec.rpartition("@")
         if spec == "latest":
@@ -196,22 +196,16 @@ class Repository:
             )
         return fitting[-1]
 
-    def _point_by_prefix(self, prefix: str) -> Point:
+    def _point_by_prefix(self, prefix: str, *, unfinished: bool) -> Point:
         # A run that has just ended, or died at its very end, has both: the point counts.
-        ids = list(
-            {
-                point_id: (point_id, unfinished)
-                for unfinished in (True, False)
-                for point_id in self.folder.points(unfinished=unfinished)
-                if point_id.hex().startswith(prefix)
-            }.values()
-        )
+        of_runs = self.folder.points(unfinished=True) if unfinished else ()
+        states = dict.fromkeys(of_runs, True) | dict.fromkeys(self.folder.points(), False)
+        ids = [point_id for point_id in states if point_id.hex().startswith(prefix)]
         if len(ids) != 1:
             what = f"{len(ids)} points begin with this" if ids else "no such point"
             next_step = "give more digits" if ids else "`repo points` lists what there is"
             raise UsageError(what, where=prefix, next_step=next_step)
-        point_id, unfinished = ids[0]
-        return read_point(self.folder, self.keys, point_id, unfinished=unfinished)
+        return read_point(self.folder, self.keys, ids[0], unfinished=states[ids[0]])
 
     # -- key slots ----------------------------------------------------------------------------
 
@@ -348,6 +342,10 @@ class Repository:
         """
         closed = recovery.close_abandoned(self.folder, self.keys)
         self.folder.sweep()
+        published = set(self.folder.points())
+        for point_id in self.folder.points(unfinished=True):
+            if point_id in published:  # its run died just before it dropped its checkpoint
+                self.folder.remove_point(point_id, unfinished=True)
         sweep_leases(self.folder)
         recovery.sweep_indexes(self.index_path)
         if closed and self._environment is not None:

@@ -241,6 +241,13 @@ class Writer:
             )
         write_point(self._folder, self._keys, self._header, point)
 
+    def keep_unfinished(self, point: Point) -> None:
+        """Keep the checkpoint of a run: what its tree relies on must have been committed.
+
+        On any thread: it touches neither index nor segments. Raises RepositoryFailed.
+        """
+        write_point(self._folder, self._keys, self._header, point)
+
     def abandon(self) -> None:
         """After a failure: what was committed stays, open segments wait for recovery."""
         self._multiplexer.abandon()

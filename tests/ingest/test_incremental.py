@@ -321,11 +321,11 @@ def test_the_same_source_through_another_mountpoint(
     other = tmp_path / "other"
     other.mkdir()
     with again.runs(made, source) as runs:
-        runs.right(source_id="the source")
+        runs.right(source_ids=["the source"])
         loopfs.bind(source, other)
         try:
             runs.source = other
-            summary = runs.right(source_id="the source")
+            summary = runs.right(source_ids=["the source"])
         finally:
             loopfs.unbind(other)
     assert summary.files_reused == summary.files

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from repo.errors import Damaged
+from repo.errors import Damaged, UsageError
 from repo.format.manifest import Point
 from repo.points import read_point, write_point
 from repo.repository import Repository
@@ -44,7 +44,9 @@ def test_an_unfinished_point_is_replaced_and_listed_apart(
     assert repository.points() == []
     (found,) = repository.unfinished()
     assert found == put(point, unfinished=True, tags=("2",))
-    assert repository.point(point.id.hex()[:6]) == found
+    assert repository.point(point.id.hex()[:6], unfinished=True) == found
+    with pytest.raises(UsageError, match="no such point"):
+        repository.point(point.id.hex())
     write(repository, point)
     assert repository.points() == [point]
     assert repository.point(point.id.hex()[:6]) == point, "the complete one counts"

@@ -13,6 +13,7 @@ from repo.types import Kind
 from tools.cli import human, jsonline
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
+from tools.cli.points import warnings_of
 
 if TYPE_CHECKING:
     from repo.format.manifest import Point
@@ -45,7 +46,9 @@ def ls(run: Invocation, point: str, path: str, long: bool, recursive: bool) -> N
     the source; a leading slash does not matter. Symbolic links are shown, not followed.
     """
     with run.open() as repository:
-        found = repository.point(point)
+        found = repository.point(point, unfinished=True)
+        for text in warnings_of(found):
+            run.notice(text)
         tree = repository.tree
         start = b"/".join(part for part in os.fsencode(path).split(b"/") if part not in (b"", b"."))
         entry = tree.resolve(found.root, start)

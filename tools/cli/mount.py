@@ -14,7 +14,7 @@ from repo.types import MIB
 from tools.cli import human
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
-from tools.cli.points import marked_notice
+from tools.cli.points import warnings_of
 
 if TYPE_CHECKING:
     from mount.daemon import Detached
@@ -141,8 +141,9 @@ def _serve(run: Invocation, request: MountRequest, detached: Detached | None) ->
         daemon.notify_manager()
 
     with run.open() as repository:
-        if request.point != "all" and (point := repository.point(request.point)).loss.noted_ns:
-            run.notice(marked_notice(point))
+        if request.point != session.ALL:
+            for text in warnings_of(repository.point(request.point, unfinished=True)):
+                run.notice(text)
         session.mount(repository, request, ready)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -32,18 +32,30 @@ COLUMNS = (
 @click.option("--source", metavar="SOURCE", help="Only the points of this source.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only points with this tag.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
+@click.option("--unfinished", is_flag=True, help="What runs have read that did not end.")
 @pass_invocation
-def points(run: Invocation, source: str | None, tags: tuple[str, ...], last: int | None) -> int:
+def points(
+    run: Invocation,
+    source: str | None,
+    tags: tuple[str, ...],
+    last: int | None,
+    unfinished: bool,
+) -> int:
     """List the backup points, the oldest first.
 
     TIME is local, and SIZE is that of the source; NEW is what the repository did not have
     before, uncompressed.
+
+    With --unfinished: the last checkpoints of runs that were killed, or are at work. They can
+    be shown, browsed, mounted and restored by their ids like points, but a part of the source is
+    missing. Backing up the same source again resumes there, and drops them when it is done.
     """
     damages: list[Damaged] = []
     with run.open() as repository:
+        listed = repository.unfinished if unfinished else repository.points
         found = [
             point
-            for point in repository.points(on_damage=damages.append)
+            for point in listed(on_damage=damages.append)
             if (source is None or point.source_id == source) and set(tags) <= set(point.tags)
         ]
     if last is not None:
@@ -53,11 +65,18 @@ def points(run: Invocation, source: str | None, tags: tuple[str, ...], last: int
             run.console.emit(as_json(point))
     elif found:
         run.console.table(COLUMNS, [row(point) for point in found])
+    elif unfinished:
+        run.console.hint("No unfinished points.")
     else:
         run.console.hint("No points. `repo ingest PATH` makes one.")
     for damage in damages:
         run.notice(str(damage))
     return Damaged.exit_status if damages else 0
+
+
+UNFINISHED: Final = (
+    "unfinished: the last checkpoint of a run that has not ended, a part of the source is missing"
+)
 
 
 def row(point: Point) -> tuple[str, ...]:
@@ -115,6 +134,7 @@ def as_json(point: Point) -> dict[str, Any]:
         "change_source": point.change_source,
         "verdict": point.verdict,
         "made_from": [point_id.hex() for point_id in point.synthesis.points],
+        "unfinished": point.unfinished,
         "snapshot": {
             "provider": point.snapshot.provider,
             "consistency": point.snapshot.consistency,
@@ -129,9 +149,15 @@ def _origin(point: Point) -> dict[str, str] | None:
     return {"repository": point.origin.repository.hex(), "point": point.origin.point.hex()}
 
 
-def marked_notice(point: Point) -> str:
-    """A warning for whoever gets a point back that is not whole."""
-    return (
-        f"point {point.id.hex()[:8]} is marked: {lost(point)} of it lost content "
-        f"(`repo show {point.id.hex()[:8]} --problems` names them)"
-    )
+def warnings_of(point: Point) -> list[str]:
+    """What whoever gets a point back must know first: that it is not whole."""
+    name = point.id.hex()[:8]
+    found: list[str] = []
+    if point.unfinished:
+        found.append(f"point {name} is {UNFINISHED}")
+    if point.loss.noted_ns:
+        found.append(
+            f"point {name} is marked: {lost(point)} of it lost content "
+            f"(`repo show {name} --problems` names them)"
+        )
+    return found

@@ -13,7 +13,7 @@ from tools.cli import human, jsonline
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS
-from tools.cli.points import marked_notice
+from tools.cli.points import warnings_of
 from tools.cli.progress import ProgressState, Reporter, StreamState, Wording, problem_line
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def restore(
     from mount.restore import restore as restore_point
 
     with run.open() as repository, run.console.reporter(WORDING) as reporter:
-        found = repository.point(point)
-        if found.loss.noted_ns:
-            reporter.notice(marked_notice(found))
+        found = repository.point(point, unfinished=True)
+        for text in warnings_of(found):
+            reporter.notice(text)
         summary = restore_point(
             repository,
             found,

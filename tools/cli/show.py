@@ -12,7 +12,7 @@ from repo.errors import Damaged
 from tools.cli import human, jsonline
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
-from tools.cli.points import as_json, lost
+from tools.cli.points import UNFINISHED, as_json, lost
 from tools.cli.progress import problem_line
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def show(run: Invocation, point: str, all_problems: bool) -> None:
     from repo.types import PointId
 
     with run.open() as repository:
-        found = repository.point(point)
+        found = repository.point(point, unfinished=True)
         pin = read_pin(repository.folder, repository.keys, PointId(found.id))
         problems = problems_of(repository, found)
         if run.console.json:
@@ -88,6 +88,8 @@ def _problem_as_json(problem: Problem) -> dict[str, object]:
 def _fields(point: Point) -> Iterator[tuple[str, str]]:
     done = point.statistics
     yield "Point", point.id.hex()
+    if point.unfinished:
+        yield "State", UNFINISHED
     yield "Source", human.printable(point.source_id)
     yield "Path", human.printable(point.source_path)
     yield "Host", human.printable(point.host)
