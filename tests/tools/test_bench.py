@@ -18,7 +18,7 @@ from repo.errors import UsageError
 from repo.types import MIB
 from tests.support import need
 from tools.bench.__main__ import main
-from tools.bench.cases import Run
+from tools.bench.case import Run
 from tools.bench.compare import compare, pair_ratios
 from tools.bench.contender import remove_tree
 from tools.bench.measure import Measurement

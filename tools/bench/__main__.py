@@ -74,8 +74,9 @@ def default_work() -> Path:
 def main(**options: object) -> None:
     """Run this project and its peers on the same work, in turn, and compare.
 
-    Cases: ingest, ingest-again, restore, mount-find, mount-tar, mount-sequential, list, index
-    (all when none is named). Machines are noisy: only the ratios of one run count.
+    Cases: ingest, ingest-again, restore, mount-find, mount-tar, mount-sequential, list and index
+    (all of these when none is named); diff, merge, prune and aged, which take long: they make a
+    history of up to 30 backups first. Machines are noisy: only the ratios of one run count.
 
     Times hold from the start of a command to its end; a mount is timed from the moment that it
     answers. Ours is opened by a key file, while restic and borg derive a key from a password at

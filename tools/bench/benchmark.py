@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from repo.errors import Interrupted, JobFailed, UsageError
-from tools.bench.cases import Case, find_cases
+from tools.bench.case import Case
+from tools.bench.cases import find_cases
 from tools.bench.contender import Contender
 from tools.bench.inputs import Say, Source, given_source, large_source, linux_source, warm
 from tools.bench.machine import this_machine, versions

@@ -1,17 +1,18 @@
-"""A case: one piece of work that is measured, with what comes before it and the check after it."""
+"""The cases of a benchmark: which there are, and those about one backup of one source."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from repo.types import MIB
+from tools.bench import history
+from tools.bench.case import Case, Run, tool_of
 from tools.bench.command import Command
 from tools.bench.contender import BackupTool, Contender, remove_tree
 from tools.bench.inputs import Census, Say, Source, take_census
@@ -27,63 +28,30 @@ CASE_NAMES = (
     "mount-sequential",
     "list",
     "index",
+    "diff",
+    "merge",
+    "prune",
+    "aged",
 )
+"""Those about the history of a source come last: they take long, and are played when named."""
+
+_WHEN_NAMED = frozenset({"diff", "merge", "prune", "aged"})
 SEQUENTIAL_BYTES_LEAST = 64 * MIB
 _SEQUENTIAL_FILES = 2
 _PROJECT = Path(__file__).resolve().parents[2]
 _TAR_TOTAL = re.compile(rb"Total bytes written: (\d+)")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a case by one contender.
-
-    moved_bytes: content the work went over, for the throughput; None where that says nothing.
-    remark: what was not as it should be though the program called it success.
-    """
-
-    measured: Measurement
-    moved_bytes: int | None = None
-    files: int | None = None
-    stored_bytes: int | None = None
-    remark: str = ""
-    facts: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A named piece of work.
-
-    needs_repository: only a contender that keeps one can do it. alone: only the first contender
-    does it. reads_source: the source is to be warm. short: it needs more runs than asked for, and
-    ends before its memory could be sampled.
-    """
-
-    name: str
-    attempt: Callable[[Contender, Meter], Run]
-    needs_repository: bool = False
-    alone: bool = False
-    reads_source: bool = False
-    short: bool = False
-
-
-def _tool(contender: Contender) -> BackupTool:
-    """The contender as one that keeps a repository; Case.needs_repository has seen to it."""
-    if not isinstance(contender, BackupTool):
-        raise TypeError(f"{contender.name} keeps no repository")
-    return contender
-
-
 def _ingest(source: Source, contender: Contender, meter: Meter) -> Run:
     """A first ingest into a fresh repository."""
-    _tool(contender).begin()
-    return _ingested(source, _tool(contender), meter)
+    tool_of(contender).begin()
+    return _ingested(source, tool_of(contender), meter)
 
 
 def _ingest_again(source: Source, contender: Contender, meter: Meter) -> Run:
     """An ingest of what the repository already holds, unchanged."""
     contender.fill(source.path)
-    return _ingested(source, _tool(contender), meter)
+    return _ingested(source, tool_of(contender), meter)
 
 
 def _ingested(source: Source, contender: BackupTool, meter: Meter) -> Run:
@@ -205,13 +173,13 @@ def _on_mount(
 def _help(contender: Contender, meter: Meter) -> Run:
     """The time until a command can begin: what starting the program costs."""
     contender.home.mkdir(parents=True, exist_ok=True)
-    return Run(meter.run(_tool(contender).help_command()))
+    return Run(meter.run(tool_of(contender).help_command()))
 
 
 def _points(source: Source, contender: Contender, meter: Meter) -> Run:
     """The list of backups."""
     contender.fill(source.path)
-    return Run(meter.run(_tool(contender).points_command()))
+    return Run(meter.run(tool_of(contender).points_command()))
 
 
 def _index(chunks: int, contender: Contender, meter: Meter) -> Run:
@@ -242,7 +210,7 @@ def _sequential_cases(source: Source, say: Say) -> list[Case]:
 
 
 def find_cases(names: Sequence[str], source: Source, *, chunks: int, say: Say) -> list[Case]:
-    """The cases of these names (all when there are none), in the order of CASE_NAMES.
+    """The cases of these names, in the order of CASE_NAMES; without names those that are short.
 
     chunks: how many go through the index layer.
     """
@@ -266,8 +234,17 @@ def find_cases(names: Sequence[str], source: Source, *, chunks: int, say: Say) -
             Case("list points", partial(_points, source), needs_repository=True, short=True),
         ],
         "index": [Case("index", partial(_index, chunks), alone=True)],
+        "diff": [Case("diff", partial(history.diff, source), alone=True)],
+        "merge": [Case("merge", partial(history.merge, source), alone=True)],
+        "prune": [Case("prune", partial(history.prune, source), needs_repository=True)],
+        "aged": [
+            Case(f"aged {state}", partial(history.aged_read, source, state=state), alone=True)
+            for state in history.STATES
+        ],
     }
-    wanted = [name for name in CASE_NAMES if not names or name in names]
+    wanted = [
+        name for name in CASE_NAMES if name in names or (not names and name not in _WHEN_NAMED)
+    ]
     if "mount-sequential" in wanted:
         made["mount-sequential"] = _sequential_cases(source, say)
     return [case for name in wanted for case in made[name]]

@@ -93,6 +93,14 @@ class BackupTool(Contender):
         """Where the content of the source shows in that mount."""
 
     @abstractmethod
+    def forget_command(self, keep: int) -> Command:
+        """Forget all backups but the last so many; what they stored stays."""
+
+    @abstractmethod
+    def prune_command(self) -> Command:
+        """Give back the space of what no backup needs any more."""
+
+    @abstractmethod
     def help_command(self) -> Command:
         """Print the overview of commands."""
 

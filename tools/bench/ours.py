@@ -69,6 +69,20 @@ class Ours(BackupTool):
         """The root of a point is the content of its source."""
         return at
 
+    def point_ids(self) -> list[str]:
+        """The ids of all points, oldest first."""
+        lines = run(self.command("points", "--json")).splitlines()
+        points = [msgspec.json.decode(line, type=dict[str, object]) for line in lines]
+        return [str(point["point"]) for point in points if "point" in point]
+
+    def forget_command(self, keep: int) -> Command:
+        """Forget all but the last points."""
+        return self.command("forget", "--keep-last", str(keep), "--yes")
+
+    def prune_command(self) -> Command:
+        """Collect garbage."""
+        return self.command("gc")
+
     def help_command(self) -> Command:
         """The overview of commands."""
         return self.command("--help")

@@ -57,6 +57,14 @@ class Restic(BackupTool):
         """The latest snapshot, below the whole path of the source."""
         return at / "snapshots" / "latest" / source.relative_to("/")
 
+    def forget_command(self, keep: int) -> Command:
+        """Forget snapshots; their data stays."""
+        return self.command("forget", "--quiet", "--keep-last", str(keep))
+
+    def prune_command(self) -> Command:
+        """Prune with its default of unused space."""
+        return self.command("prune", "--quiet")
+
     def help_command(self) -> Command:
         """The overview of commands."""
         return self.command("help")
@@ -118,6 +126,14 @@ class Borg(BackupTool):
     def mounted_root(self, source: Path, at: Path) -> Path:
         """The root of the archive."""
         return at
+
+    def forget_command(self, keep: int) -> Command:
+        """Delete archives; their data stays."""
+        return self.command("prune", "--keep-last", str(keep))
+
+    def prune_command(self) -> Command:
+        """Compact with its default threshold."""
+        return self.command("compact")
 
     def help_command(self) -> Command:
         """The overview of commands."""

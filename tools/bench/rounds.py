@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repo.errors import RepoError
-from tools.bench.cases import Case, Run
+from tools.bench.case import Case, Run
 from tools.bench.contender import BackupTool, Contender
 from tools.bench.inputs import Say
 from tools.bench.measure import Meter
