@@ -8,6 +8,7 @@ makes something new, and a manifest.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ from repo.repository import Repository
 from repo.tree import Tree
 from repo.types import ChunkId
 from repo.upkeep.layers import Lost, Take, layers_of, moved_problems, problems_of
+from repo.upkeep.relayout import Relayout, RelayoutFigures
 from repo.upkeep.relink import Relinker
 from repo.writer import Writer
 
@@ -52,27 +54,34 @@ class SynthRequest:
     rules: Sequence[str] = ()
     source_id: str = ""
     tags: Sequence[str] = ()
+    relayout: bool = False
+    streams: int = 0
     dry_run: bool = False
     made_by: str = "repo"
 
 
 class SynthProgress(NamedTuple):
-    """How far a synthesis is: nodes and bytes written so far."""
+    """How far a synthesis is: nodes made and their bytes, then bytes laid out, of how many."""
 
     doing: str
     nodes: int
-    bytes_written: int
+    bytes_done: int
+    bytes_expected: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthSummary:
-    """What came of it. Bytes are plain (`bytes_new`) and on disk (`bytes_stored`)."""
+    """What came of it. Bytes are plain (`bytes_new`: nodes) and on disk (`bytes_stored`).
+
+    layout: what a re-layout found and did, if one was asked for.
+    """
 
     point: Point
     nodes: int
     bytes_new: int
     bytes_stored: int
     seconds: float
+    layout: RelayoutFigures | None = None
 
 
 OnProgress = Callable[[SynthProgress], None]
@@ -115,6 +124,7 @@ def synthesize(
         bytes_new=maker.bytes_new,
         bytes_stored=0 if writer is None else writer.written.stored_bytes,
         seconds=time.monotonic() - started,
+        layout=maker.layout,
     )
 
 
@@ -143,6 +153,7 @@ class _Maker:
         self._on_progress = on_progress
         self._reader: Reader = repository.new_reader()
         self._tree = Tree(self._reader)
+        self.layout: RelayoutFigures | None = None
         self._started = time.monotonic()
         self.nodes = 0
         self.bytes_new = 0
@@ -179,7 +190,24 @@ class _Maker:
         self._commit()
         self._on_progress(SynthProgress("counting", self.nodes, self.bytes_new))
         statistics = alone.statistics if alone else self._counted(root)
+        if request.relayout:
+            self._lay_out([root, *(point.root for point in inputs)])
         return self._manifest(inputs, root, statistics, problems, alone)
+
+    def _lay_out(self, roots: Sequence[Entry]) -> None:
+        """Rewrite chunks in restore order: those of the result first, then what else there is."""
+        if self._writer is None and self.nodes:
+            roots = roots[1:]  # a rehearsal: the nodes of the result are in no segment
+        relayout = Relayout(
+            self._repository,
+            self._writer,
+            streams=self._request.streams or len(os.sched_getaffinity(0)),
+            on_progress=lambda state: self._on_progress(
+                SynthProgress("laying out", self.nodes, state.bytes_seen, state.bytes_expected)
+            ),
+        )
+        relayout.run(roots)
+        self.layout = relayout.figures
 
     def _problems(self, inputs: Sequence[Point]) -> tuple[tuple[bytes, ...], int]:
         """The lists of problems of all that the tree is made of, and how many there are."""
