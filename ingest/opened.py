@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ingest.base import Foundation
 from ingest.changes.changesource import Verdict
 from ingest.job import JobSource, ProgressState
-from ingest.snapshots.snapshot import Snapshot, SnapshotProvider
+from ingest.snapshots.snapshot import Held, Snapshot
 from ingest.source import SourceIdentity
 from repo.format.manifest import BaseRecord, Point, Statistics
 from repo.format.node import Entry
@@ -23,8 +23,7 @@ class OpenedSource:
     """
 
     identity: SourceIdentity
-    provider: SnapshotProvider
-    snapshot: Snapshot
+    held: Held
     job_source: JobSource
     exclusions: bytes
     selection: bytes
@@ -32,6 +31,11 @@ class OpenedSource:
     started_ns: int
     tags: tuple[str, ...]
     made_by: str
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is read of it."""
+        return self.held.snapshot
 
     @property
     def foundation(self) -> Foundation:
@@ -91,6 +95,7 @@ class OpenedSource:
                 taken_ns=self.snapshot.taken_ns or self.started_ns,
                 selection=self.selection,
                 volumes=len(assembly.volumes),
+                anchor=dict(self.snapshot.anchor),
             ),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,53 +12,25 @@ from typing import Final
 
 import trio
 
-from ingest.base import Foundation, selection_of
+from ingest.base import Foundation
 from ingest.changes.changesource import Verdict
 from ingest.exclusion import Exclusion
 from ingest.foundation import found, is_base
 from ingest.hooks.hooks import Hooks
-from ingest.job import Job, JobSource, Options, ProgressState
+from ingest.job import Job, Options, ProgressState
 from ingest.opened import OpenedSource
+from ingest.opening import Opening
 from ingest.rehearsal import Rehearsal
-from ingest.snapshots.directory import DirectoryProvider
+from ingest.request import LEVELS_AUTO, IngestRequest
+from ingest.snapshots.custody import Custody, janitor, tag_of
 from ingest.source import SourceIdentity
-from ingest.task import Subject
 from repo.errors import JobFailed, SnapshotVanished, UsageError
 from repo.format.manifest import Point
 from repo.repository import Repository
 from repo.types import PointId
-from repo.writer import COMMIT_SECONDS, Writer
+from repo.writer import Writer
 
-LEVELS_AUTO: Final = (1, 3)
-"""zstd levels of `--compression auto`: the first while the processor is what we wait for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestRequest:
-    """What a user asks for. `paths` are the sources; `levels` the zstd levels (() for raw).
-
-    `base`: `auto` (the newest point of the source), `none` (read everything), or a point.
-    `checkpoint_seconds`: what is read becomes durable so often.
-    `source_ids` and `point_ids` are one for each path, or none at all: what the sources are called
-    ("" for HOST:PATH) and the ids of their points. `hooks`: the folder of the user's hooks.
-    """
-
-    paths: Sequence[str]
-    source_ids: Sequence[str] = ()
-    point_ids: Sequence[bytes] = ()
-    exclude: Sequence[str] = ()
-    exclude_from: Sequence[str] = ()
-    exclude_caches: bool = False
-    one_file_system: bool = False
-    skip_bad_blocks: bool = False
-    tags: Sequence[str] = ()
-    streams: int = 0
-    levels: tuple[int, ...] = LEVELS_AUTO
-    base: str = "auto"
-    dry_run: bool = False
-    hooks: str = ""
-    made_by: str = "repo"
-    checkpoint_seconds: float = COMMIT_SECONDS
+__all__ = ["LEVELS_AUTO", "IngestRequest", "IngestSummary", "cores", "ingest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,16 +86,18 @@ def ingest(
         stack.enter_context(_terminated_as_interrupted())
         stack.enter_context(hooks.reporting([identity.id for identity in identities]))
         exclusion = Exclusion.read(request.exclude, request.exclude_from)
-        point_ids = request.point_ids or [secrets.token_bytes(16) for _ in identities]
-        sources = [
-            _open(stack, repository, request, exclusion, path, identity, point_id)
-            for path, identity, point_id in zip(request.paths, identities, point_ids, strict=True)
-        ]
         recovered = repository.recover()
         if recovered:
             on_notice(f"recovered {recovered} segments that a killed process left open")
         stack.enter_context(repository.lease("ingest"))
+        if left := janitor(repository.path):
+            on_notice(f"removed {left} snapshots and marks that a killed process left")
         points = _points_before(repository, request)
+        custody = _custody(stack, repository, request)
+        opening = Opening(repository, request, exclusion, points, custody, hooks, on_notice)
+        point_ids = request.point_ids or [secrets.token_bytes(16) for _ in request.paths]
+        wanted = zip(request.paths, names, point_ids, strict=True)
+        sources = [source for words in wanted for source in opening.all_of(*words)]
         for source in sources:
             source.job_source.foundation = _foundation(
                 repository, request, source, points, on_notice
@@ -152,11 +125,12 @@ def ingest(
         _check_alive(sources)
         made, failed = _points(job, sources)
         if isinstance(writer, Writer):
-            for point in made:
+            for source, point in made:
                 writer.publish(point)
+                source.held.keep(tag_of(repository.header.repository_id, point.source_id), point.id)
                 _drop_unfinished(repository, point)
                 hooks.run("post-ingest", source=point.source_id)
-        return _summary(made, failed, job, sources, hooks.problems)
+        return _summary([point for _, point in made], failed, job, sources, hooks.problems)
 
 
 @contextmanager
@@ -178,7 +152,7 @@ def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsa
 def _check_alive(sources: Sequence[OpenedSource]) -> None:
     """After the last read, before anything is published: the snapshots must still be there."""
     for source in sources:
-        if not source.provider.alive(source.snapshot):
+        if not source.held.alive():
             raise SnapshotVanished(
                 "the source disappeared while it was read",
                 where=source.identity.path,
@@ -215,48 +189,15 @@ async def _watch_signals(job: Job) -> None:
             job.interrupt()
 
 
-def _open(
-    stack: ExitStack,
-    repository: Repository,
-    request: IngestRequest,
-    exclusion: Exclusion,
-    path: str,
-    identity: SourceIdentity,
-    point_id: bytes,
-) -> OpenedSource:
-    started_ns = time.time_ns()
-    provider = DirectoryProvider()
-    snapshot = provider.adopt(path)
-    root_fd = provider.open_root(snapshot)
-    stack.callback(os.close, root_fd)
-    subject = Subject(
-        rules=exclusion.pack() if exclusion else b"",
-        excluded=_own_folders(repository),
-        exclude_caches=request.exclude_caches,
-        one_file_system=request.one_file_system,
-        skip_bad_blocks=request.skip_bad_blocks,
-        frozen=snapshot.frozen,
+def _custody(stack: ExitStack, repository: Repository, request: IngestRequest) -> Custody:
+    custody = Custody(
+        repository.path,
+        take=request.take and not request.dry_run,
+        pin=request.pin and not request.dry_run,
+        keep=request.keep_snapshot,
     )
-    exclusions = exclusion.hash()
-    selection = selection_of(
-        exclusions,
-        exclude_caches=request.exclude_caches,
-        one_file_system=request.one_file_system,
-    )
-    source = OpenedSource(
-        identity,
-        provider,
-        snapshot,
-        JobSource(root_fd, subject),
-        exclusions,
-        selection,
-        point_id,
-        started_ns,
-        tuple(request.tags),
-        request.made_by,
-    )
-    source.job_source.as_point = source.point
-    return source
+    stack.callback(custody.close)
+    return custody
 
 
 def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:
@@ -300,13 +241,6 @@ def _close(foundation: Foundation) -> None:
         foundation.plan.close()
 
 
-def _own_folders(repository: Repository) -> tuple[tuple[int, int], ...]:
-    """(st_dev, inode) of what is never backed up: the repository itself and its index."""
-    # The index is opened for this: building it anew would make another folder of it.
-    folders = [path.stat() for path in (repository.path, repository.environment.path)]
-    return tuple((stat.st_dev, stat.st_ino) for stat in folders)
-
-
 def _expected(points: Sequence[Point], sources: Sequence[OpenedSource]) -> int:
     """Bytes that the sources had when they were last backed up: for the estimate of the end."""
     wanted = {source.identity.id for source in sources}
@@ -318,9 +252,11 @@ def _expected(points: Sequence[Point], sources: Sequence[OpenedSource]) -> int:
     return sum(newest.values()) if len(newest) == len(wanted) else 0
 
 
-def _points(job: Job, sources: Sequence[OpenedSource]) -> tuple[list[Point], list[str]]:
+def _points(
+    job: Job, sources: Sequence[OpenedSource]
+) -> tuple[list[tuple[OpenedSource, Point]], list[str]]:
     """The points of the sources that were read, and what is to be said of the others."""
-    points: list[Point] = []
+    points: list[tuple[OpenedSource, Point]] = []
     failed: list[str] = []
     for source in sources:
         failure = source.job_source.failure
@@ -328,7 +264,7 @@ def _points(job: Job, sources: Sequence[OpenedSource]) -> tuple[list[Point], lis
         if failure is not None or root is None:
             failed.append(f"{source.identity.path}: {failure.detail if failure else 'not read'}")
         else:
-            points.append(source.point(root, job.state()))
+            points.append((source, source.point(root, job.state())))
     if not points:
         raise JobFailed("no source could be read", where="; ".join(failed))
     return points, failed

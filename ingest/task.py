@@ -15,6 +15,7 @@ class Subject(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     `excluded` are (st_dev, inode) of directories that are never entered: the repository itself.
     `rules` are packed exclusion rules. A source on a snapshot is `frozen`: nothing in it changes.
+    `placeholder` is the inode number of directories that stand for what a snapshot lacks (0: none).
     """
 
     rules: bytes = b""
@@ -23,6 +24,7 @@ class Subject(msgspec.Struct, array_like=True, frozen=True, gc=False):
     one_file_system: bool = False
     skip_bad_blocks: bool = False
     frozen: bool = False
+    placeholder: int = 0
 
 
 class BaseRun(msgspec.Struct, array_like=True, frozen=True, gc=False):

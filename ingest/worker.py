@@ -37,9 +37,10 @@ from ingest.channel import Saved as PartSaved
 from ingest.exclusion import CACHE_TAG, Exclusion, is_cache_directory
 from ingest.filereader import open_file_stat
 from ingest.known import Known, same_attributes
-from ingest.mounts import pseudo_file_system, unstable_inodes
+from ingest.mounts import file_system_kind, pseudo_file_system, unstable_inodes
 from ingest.outcome import Deferred, Failed, Saved, Torn, failed, problem
 from ingest.saver import Saver, data_bytes, directory_entry, version_of, xattr_bytes
+from ingest.snapshots.folder import FOLDER_NAME
 from ingest.statx import TIME_MAX, TIME_MIN, DirectoryOpener, Stat, stat_fd
 from ingest.stream import Halting, Stopped, Stream
 from ingest.task import Comparison, ListTask, PartTask, Path, RangeTask, Subject, Task
@@ -463,8 +464,16 @@ def _absence(subject: Subject, task: ListTask, stat: Stat) -> tuple[str, str]:
     path = os.fsdecode(b"/".join(task.path)) or "."
     if (stat.device, stat.inode) in subject.excluded:
         return "the repository", f"{path}: excluded, for it is the repository's own folder"
-    if task.device < 0 or stat.device == task.device:
+    if task.device < 0:
         return "", ""
+    # btrfs gives what stands for a nested subvolume a st_dev of its own.
+    placeholder = stat.inode == subject.placeholder and file_system_kind(stat.mount_id) == "btrfs"
+    if not placeholder and stat.device == task.device:
+        return "", ""
+    if task.path[-1] == os.fsencode(FOLDER_NAME):
+        return "snapshots kept by repo", ""
+    if placeholder:
+        return "another subvolume", ""
     if subject.one_file_system:
         return "another file system", ""
     if kind := pseudo_file_system(stat.mount_id):

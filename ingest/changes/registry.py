@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from ingest.changes.btrfs import BtrfsChanges
 from ingest.changes.changesource import ChangeSource, Declined, Plan, Verdict
 from ingest.changes.walk import Walk
 from ingest.snapshots.snapshot import Snapshot
 from repo.format.manifest import Point
 
-CHANGE_SOURCES: Final[tuple[ChangeSource, ...]] = ()
+CHANGE_SOURCES: Final[tuple[ChangeSource, ...]] = (BtrfsChanges(),)
 """Those that can be exact, the best first. The walk is asked when all of them are silent."""
 
 BASES_ASKED: Final = 8

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Final
 
-from ingest.snapshots.snapshot import Snapshot
+from ingest.snapshots.snapshot import Snapshot, SubSource, Terms
 from ingest.source import readable
 from repo.errors import JobFailed, RepoError, UsageError
 
@@ -18,49 +19,52 @@ class DirectoryProvider:
 
     name = "directory"
 
-    def adopt(self, path: str) -> Snapshot:
-        """The tree at `path`, symlinks to it resolved.
+    def hold(self, path: str, terms: Terms) -> DirectoryHeld:
+        """The tree at `path`, symlinks to it resolved; whatever it is, it is taken.
 
         Raises UsageError when there is no directory, JobFailed when it cannot be looked at.
         """
         canonical = os.path.realpath(path)
         try:
-            fd = _open(canonical)
+            fd = os.open(canonical, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise _failure(path, error) from error
-        try:
-            stat = os.fstat(fd)
-        finally:
-            os.close(fd)
-        return Snapshot(
-            provider=self.name,
-            path=canonical,
-            identity={"path": readable(canonical)},
+        return DirectoryHeld(canonical, fd)
+
+
+class DirectoryHeld:
+    """A live tree, open at its root."""
+
+    children: Sequence[SubSource] = ()
+    notices: Sequence[str] = ()
+
+    def __init__(self, path: str, root_fd: int) -> None:
+        self.root_fd = root_fd
+        stat = os.fstat(root_fd)
+        self.snapshot = Snapshot(
+            provider=DirectoryProvider.name,
+            path=path,
+            identity={"path": readable(path)},
             device=stat.st_dev,
             inode=stat.st_ino,
         )
 
-    def open_root(self, snapshot: Snapshot) -> int:
-        """A descriptor of the tree's root. Raises UsageError or JobFailed as `adopt` does."""
-        try:
-            return _open(snapshot.path)
-        except OSError as error:
-            raise _failure(snapshot.path, error) from error
-
-    def alive(self, snapshot: Snapshot) -> bool:
+    def alive(self) -> bool:
         """Whether the same directory still lies there: not renamed, not unmounted."""
         try:
-            stat = os.stat(snapshot.path)
+            stat = os.stat(self.snapshot.path)
         except OSError:
             return False
-        return (stat.st_dev, stat.st_ino) == (snapshot.device, snapshot.inode)
+        return (stat.st_dev, stat.st_ino) == (self.snapshot.device, self.snapshot.inode)
 
-    def release(self, snapshot: Snapshot) -> None:
+    def keep(self, tag: str, point_id: bytes) -> None:
+        """Nothing was made for the job, so nothing stays."""
+
+    def release(self) -> None:
         """Nothing was made for the job, so nothing goes."""
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+            self.root_fd = -1
 
 
 def _failure(path: str, error: OSError) -> RepoError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from ingest.snapshots.journal import Journal
 from repo.format import manifest
 
 
@@ -16,6 +18,11 @@ class Snapshot:
     `consistency` is what was reached: crash, fs, app, or none for a live tree. `frozen`: nothing
     in it changes while it is read. `device` and `inode` are those of its root. `taken_ns`: when
     it was frozen, at the latest, by the clock that stamps its files (0: it is not, or unknown).
+    `adopted`: somebody else made it, so that its path says nothing of its source. `anchor`: what
+    was left on the file system for the next run, as the base record of the point keeps it.
+    `live_path`: where what it is a view of lies ("": nowhere that is known), and `live_device`,
+    its st_dev: the same inodes are found there. `placeholder`: the inode number of the empty
+    directories that stand for what it does not hold (0: it has none).
     """
 
     provider: str
@@ -26,6 +33,11 @@ class Snapshot:
     device: int
     inode: int
     taken_ns: int = 0
+    adopted: bool = False
+    anchor: Mapping[str, str] = field(default_factory=dict)
+    live_path: str = ""
+    live_device: int = 0
+    placeholder: int = 0
 
     def record(self) -> manifest.Snapshot:
         """What a backup point keeps of it."""
@@ -34,19 +46,78 @@ class Snapshot:
         )
 
 
+Quiet = Callable[[], AbstractContextManager[bool]]
+
+
+def _as_it_is() -> AbstractContextManager[bool]:
+    return nullcontext(False)
+
+
+class SubSource(NamedTuple):
+    """What lies inside a source and not in its snapshot: another subvolume.
+
+    path: where it is found live. `snapshot`: it is read-only, somebody's snapshot.
+    """
+
+    path: str
+    snapshot: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a provider may do for a job. `take`: make snapshots; `pin`: make a clone of those of
+    others; `keep`: leave the last one in place as the base of the next run. `journal` is told of
+    each before it exists. `quiet` surrounds the moment in which a snapshot of something live is
+    made, and yields whether the applications were told to hold still (QuiesceFailed when
+    they did not).
+    """
+
+    take: bool
+    pin: bool
+    keep: bool
+    journal: Journal
+    quiet: Quiet = _as_it_is
+
+
+class Refusal(NamedTuple):
+    """A provider knows this kind of source and yet can make or pin nothing, and why."""
+
+    reason: str
+
+
+class Held(Protocol):
+    """A snapshot that a job holds, with its root open."""
+
+    snapshot: Snapshot
+    root_fd: int
+    """A descriptor of its root directory; all reading goes by it."""
+    children: Sequence[SubSource]
+    notices: Sequence[str]
+    """What the user is to be told."""
+
+    def alive(self) -> bool:
+        """Whether the view is still there and what it was: asked after the last read, before the
+        point is made.
+        """
+
+    def keep(self, tag: str, point_id: bytes) -> None:
+        """A point of it is published: leave what the next run can build on, in place of what
+        was left before. `tag` stands for the source in its names. Never raises.
+        """
+
+    def release(self) -> None:
+        """Give up what was made for this job, unless it was kept, and close the root. Never
+        raises for what is gone already.
+        """
+
+
 class SnapshotProvider(Protocol):
-    """What a job needs of whoever makes the views that it reads."""
+    """Whoever makes the views that a job reads."""
 
     name: str
 
-    def adopt(self, path: str) -> Snapshot:
-        """Take what lies at `path` for the view to read: somebody else made it."""
+    def hold(self, path: str, terms: Terms) -> Held | Refusal | None:
+        """A view of what lies at `path`; None when that is nothing of this provider's kind.
 
-    def open_root(self, snapshot: Snapshot) -> int:
-        """A descriptor of the root directory, which the caller closes; all reading goes by it."""
-
-    def alive(self, snapshot: Snapshot) -> bool:
-        """Whether the view is still there: asked after the last read, before the point is made."""
-
-    def release(self, snapshot: Snapshot) -> None:
-        """Give up what was held or made for this job. Never raises for what is gone already."""
+        Raises UsageError when there is nothing to read, JobFailed when it cannot be looked at.
+        """

@@ -6,6 +6,7 @@
     points/<id>.unfinished    the last checkpoint of a run that has not ended
     points/<id>.forgotten     a point that goes with the next garbage collection
     points/<id>.pin           why a point must not be forgotten
+    snapshots/<id>            what a running ingest made on file systems of its sources
 
 Ids are 32 lower-case hex digits; <xx> are the first two of them. A name that begins with
 `.new-` is a file in the making: it means nothing to a reader and may be removed as soon as
@@ -25,6 +26,7 @@ SEGMENTS: Final = "segments"
 POINTS: Final = "points"
 INDEX: Final = "index"
 LEASES: Final = "leases"
+SNAPSHOTS: Final = "snapshots"
 
 DIRECTORIES: Final = (KEYS, SEGMENTS, POINTS, LEASES)
 """The directories every repository has from the beginning (`index` is made by the index)."""

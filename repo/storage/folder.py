@@ -25,7 +25,7 @@ HEADER_BYTES_MAX: Final = 64 * KIB
 KEY_BYTES_MAX: Final = 64 * KIB
 """What is read of these at most, whatever the length of the file."""
 
-_OURS: Final = frozenset((layout.HEADER, layout.INDEX, *layout.DIRECTORIES))
+_OURS: Final = frozenset((layout.HEADER, layout.INDEX, layout.SNAPSHOTS, *layout.DIRECTORIES))
 
 
 class Folder:

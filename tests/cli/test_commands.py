@@ -408,6 +408,11 @@ def test_the_options_of_ingest_reach_the_engine(
     assert (request.streams, request.levels) == (3, (5,))
     _, request = asked(monkeypatch, home, "--compression", "off", "--streams", "auto", "p")
     assert (request.streams, request.levels) == (0, ())
+    assert (request.take, request.pin, request.keep_snapshot) == (True, True, True)
+    _, request = asked(monkeypatch, home, "--take", "never", "--pin", "never", "p")
+    assert (request.take, request.pin, request.keep_snapshot) == (False, False, True)
+    _, request = asked(monkeypatch, home, "--keep-snapshot", "never", "p")
+    assert (request.take, request.pin, request.keep_snapshot) == (True, True, False)
 
 
 def test_the_configuration_of_ingest_is_added_to(

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from ingest.snapshots.directory import DirectoryProvider
-from ingest.snapshots.snapshot import SnapshotProvider
+from ingest.snapshots.journal import Journal
+from ingest.snapshots.snapshot import Refusal, SnapshotProvider, Terms
 from ingest.source import SourceIdentity
 from repo.errors import UsageError
 
@@ -34,45 +35,51 @@ def test_an_id_that_nobody_can_type_is_a_usage_error(source_id: str) -> None:
         SourceIdentity.of("/", source_id)
 
 
-def test_a_path_that_is_no_text_can_be_recorded(tmp_path: Path) -> None:
+@pytest.fixture
+def terms(tmp_path: Path) -> Terms:
+    return Terms(take=True, pin=True, keep=True, journal=Journal(tmp_path / "repository"))
+
+
+def test_a_path_that_is_no_text_can_be_recorded(tmp_path: Path, terms: Terms) -> None:
     folder = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(folder)
     identity = SourceIdentity.of(os.fsdecode(folder))
-    snapshot = DirectoryProvider().adopt(os.fsdecode(folder))
-    for text in (identity.id, identity.path, snapshot.record()):
+    held = DirectoryProvider().hold(os.fsdecode(folder), terms)
+    for text in (identity.id, identity.path, held.snapshot.record()):
         msgspec.msgpack.encode(text)
     assert identity.path.endswith("/\\udcff")
+    held.release()
 
 
-def test_a_directory_is_adopted_and_opened(tmp_path: Path) -> None:
+def test_a_directory_is_held_open(tmp_path: Path, terms: Terms) -> None:
     provider: SnapshotProvider = DirectoryProvider()
     (tmp_path / "file").touch()
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "inside").touch()
     (tmp_path / "link").symlink_to("tree")
-    snapshot = provider.adopt(str(tmp_path / "link"))
-    fd = provider.open_root(snapshot)
-    try:
-        assert os.listdir(fd) == ["inside"]
-    finally:
-        os.close(fd)
+    held = provider.hold(str(tmp_path / "link"), terms)
+    assert held is not None
+    assert not isinstance(held, Refusal)
+    assert os.listdir(held.root_fd) == ["inside"]
+    snapshot = held.snapshot
     assert snapshot.path == str(tmp_path / "tree")
     assert not snapshot.frozen
     assert snapshot.record().provider == "directory"
     assert snapshot.record().consistency == "none"
-    provider.release(snapshot)
+    held.release()
+    held.release()
     for missing in ("file", "nothing", "file/below"):
         with pytest.raises(UsageError, match="directory"):
-            provider.adopt(str(tmp_path / missing))
+            provider.hold(str(tmp_path / missing), terms)
 
 
-def test_a_tree_that_was_exchanged_is_not_alive(tmp_path: Path) -> None:
-    provider = DirectoryProvider()
+def test_a_tree_that_was_exchanged_is_not_alive(tmp_path: Path, terms: Terms) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
-    snapshot = provider.adopt(str(tree))
-    assert provider.alive(snapshot)
+    held = DirectoryProvider().hold(str(tree), terms)
+    assert held.alive()
     tree.rename(tmp_path / "elsewhere")
-    assert not provider.alive(snapshot)
+    assert not held.alive()
     tree.mkdir()
-    assert not provider.alive(snapshot)
+    assert not held.alive()
+    held.release()

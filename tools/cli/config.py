@@ -43,6 +43,9 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     streams: int | Literal["auto"] | None = None
     compression: int | Literal["auto", "off"] | None = None
     hooks: str | None = None
+    take: Literal["auto", "never"] | None = None
+    pin: Literal["auto", "never"] | None = None
+    keep_snapshot: Literal["auto", "never"] | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,6 +27,8 @@ PUBLISHED_WITH_PROBLEMS: Final = 3
 LEVEL_MAX: Final = 19
 """zstd's levels above take much more memory, in restore as well."""
 
+WHETHER = click.Choice(["auto", "never"])
+
 WORDING = Wording("Backing up", verb="done")
 
 
@@ -55,6 +57,24 @@ WORDING = Wording("Backing up", verb="done")
     type=NumberOr(1, LEVEL_MAX, "auto", "off"),
     metavar="auto|off|LEVEL",
     help="auto: a zstd level that keeps up with the reading.",
+)
+@click.option(
+    "--take",
+    type=WHETHER,
+    metavar="auto|never",
+    help="auto: read a snapshot of what is live, where one can be made.",
+)
+@click.option(
+    "--pin",
+    type=WHETHER,
+    metavar="auto|never",
+    help="auto: clone a snapshot that is read, so that deleting it does no harm.",
+)
+@click.option(
+    "--keep-snapshot",
+    type=WHETHER,
+    metavar="auto|never",
+    help="auto: leave the last snapshot there, so that the next run can compare with it.",
 )
 @click.option(
     "--hooks",
@@ -117,6 +137,9 @@ def _request(
         streams=0 if streams == "auto" else int(streams),
         levels=named[compression] if compression in named else (int(compression),),
         base=options["base"],
+        take=(options["take"] or settings.take) != "never",
+        pin=(options["pin"] or settings.pin) != "never",
+        keep_snapshot=(options["keep_snapshot"] or settings.keep_snapshot) != "never",
         dry_run=options["dry_run"],
         hooks=hooks_folder(options["hooks"], settings.hooks),
         made_by=f"repo {version()}",

@@ -96,6 +96,7 @@ one_file_system = true
 tags = ["nightly"]
 streams = "auto"                 # or a number
 compression = "auto"             # or "off", or a zstd level
+take = "auto"                    # or "never"; the same for pin and keep_snapshot
 hooks = "/etc/repo/hooks.d"       # or "off"
 
 \b

@@ -1,0 +1,1 @@
+"""btrfs: what the file system says of itself, by its ioctls alone."""

@@ -1,0 +1,194 @@
+"""The btrfs change source: the file system's own generation numbers say what changed, exactly.
+
+Every inode item carries the transaction of its last change. Of two snapshots of one subvolume,
+what the newer one's tree holds with a transaction above the older one's is what changed between
+them, in whatever way; leaves that were not written since are never looked at, so the cost follows
+the change. That is so only as long as both belong to one history. What proves it is checked here;
+any doubt declines the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Final
+
+from ingest.btrfs import item, lookup
+from ingest.btrfs.generation import changes_since
+from ingest.btrfs.ioctl import BtrfsError, Subvolume, file_system_uuid, subvolume
+from ingest.changes.changesource import Changes, Declined, Range, Verdict
+from ingest.snapshots.snapshot import Snapshot
+from repo.format.manifest import Point
+
+RANGES_MAX: Final = 10_000
+"""A file in more changed pieces than this is read as a whole."""
+
+
+class BtrfsPlan:
+    """What changed between two states of a subvolume; `held` is the older one, if it is there."""
+
+    kind = "btrfs"
+    verdict = Verdict.EXACT
+
+    def __init__(
+        self, fd: int, tree: int, changes: Mapping[int, Changes], held: Subvolume | None
+    ) -> None:
+        self._fd = fd
+        self._tree = tree
+        self._changes = changes
+        self._held = held
+
+    def changes_in(self, inode: int) -> Changes | None:
+        """As the protocol says."""
+        return self._changes.get(inode)
+
+    def ranges(self, base_inode: int, inode: int, size: int) -> list[Range] | None:
+        """By comparing what both snapshots say the file is made of."""
+        held = self._held
+        if held is None:
+            return None
+        try:
+            before = lookup.extents_of(self._fd, held.tree, base_inode)
+            size_before = lookup.size_of(self._fd, held.tree, base_inode)
+            now = lookup.extents_of(self._fd, self._tree, inode)
+            if size_before is None or size != lookup.size_of(self._fd, self._tree, inode):
+                return None
+            # Balance moves extents. Where the older file still is what it was, its places meant
+            # the same all the while, and the older snapshot was there to hold on to them.
+            if before != lookup.extents_of(self._fd, held.tree, base_inode):
+                return None
+            if not _as_held(lookup.by_tree(self._fd, held.tree), held):
+                return None
+        except (OSError, BtrfsError):
+            return None
+        return differing(before, now, min(size, size_before), size)
+
+    def close(self) -> None:
+        """The descriptor is the session's."""
+
+
+class BtrfsChanges:
+    """Makes exact plans for two snapshots of one subvolume."""
+
+    kind = "btrfs"
+
+    def plan(self, base: Point, snapshot: Snapshot, root_fd: int) -> BtrfsPlan | Declined | None:
+        """As the protocol says; the descriptor must stay open as long as the plan is used."""
+        if snapshot.provider != self.kind:
+            return None
+        try:
+            return _plan(base, snapshot, root_fd)
+        except OSError as error:
+            return Declined(f"the file system did not answer: {error.strerror}")
+        except BtrfsError as error:
+            return Declined(f"the file system's answer is not understood: {error}")
+
+
+def _plan(base: Point, snapshot: Snapshot, fd: int) -> BtrfsPlan | Declined:
+    before, now = base.snapshot.identity, snapshot.identity
+    if base.unfinished:
+        return Declined("the base is not finished")
+    if base.snapshot.provider != "btrfs":
+        return Declined("the base was not read from a btrfs snapshot")
+    if reason := _strangers(before, now):
+        return Declined(reason)
+    present = subvolume(fd)
+    if not present.untouched:
+        return Declined("the snapshot is writable, or was")
+    if file_system_uuid(fd).hex() != before["fs"]:
+        return Declined("the base lies on another file system")
+    since = int(before["transid"])
+    if not anchor_stands(fd, base.base_record.anchor, since):
+        return Declined(
+            "the mark left on the file system after the base is gone: "
+            "it may be an older image of itself"
+        )
+    found = changes_since(fd, present.tree, since)
+    if isinstance(found, str):
+        return Declined(found)
+    return BtrfsPlan(fd, present.tree, found, _held(fd, base.base_record.anchor, since))
+
+
+def _strangers(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Why two states do not belong to one history; "" when they do."""
+    if not (before.get("transid", "").isdecimal() and now.get("transid", "").isdecimal()):
+        return "one of the snapshots was written to, received, or has no origin"
+    if before.get("fs") != now.get("fs"):
+        return "the base lies on another file system"
+    if before.get("origin") != now.get("origin"):
+        return "the base is of another subvolume"
+    if int(now["transid"]) < int(before["transid"]):
+        return "the snapshot is older than the base"
+    if now["transid"] == before["transid"] and now.get("snapshot") != before.get("snapshot"):
+        return "the snapshot is as old as the base, and another"
+    return ""
+
+
+def anchor_stands(fd: int, anchor: Mapping[str, str], since: int) -> bool:
+    """Whether the empty subvolume made after a base is there: an older image of the file system
+    would not have it.
+    """
+    if "uuid" not in anchor:
+        return False
+    found = lookup.by_uuid(fd, bytes.fromhex(anchor["uuid"]))
+    return (
+        found is not None and str(found.otransid) == anchor["transid"] and found.otransid >= since
+    )
+
+
+def _held(fd: int, anchor: Mapping[str, str], since: int) -> Subvolume | None:
+    """The snapshot that the base was read from, if it is there and as it was."""
+    if "held" not in anchor:
+        return None
+    found = lookup.by_uuid(fd, bytes.fromhex(anchor["held"]))
+    if found is None or not found.untouched or found.otransid < since:
+        return None
+    return found
+
+
+def _as_held(found: Subvolume | None, held: Subvolume) -> bool:
+    return found is not None and found.uuid == held.uuid and found.untouched
+
+
+def differing(
+    before: list[item.Extent], now: list[item.Extent], common: int, size: int
+) -> list[Range] | None:
+    """The ranges of a file of `size` bytes that are made of something else than before.
+
+    Behind `common`, the smaller of both sizes, all of it is. None when it is too much in pieces.
+    """
+    borders = sorted({0, common, *_borders(before, common), *_borders(now, common)})
+    ranges: list[Range] = []
+    older, newer = _Cursor(before), _Cursor(now)
+    for start, stop in pairwise(borders):
+        if older.content_at(start) != newer.content_at(start):
+            _extend(ranges, start, stop)
+    if size > common:
+        _extend(ranges, common, size)
+    return ranges if len(ranges) <= RANGES_MAX else None
+
+
+def _borders(extents: list[item.Extent], common: int) -> set[int]:
+    return {at for extent in extents for at in (extent.start, extent.stop) if at < common}
+
+
+def _extend(ranges: list[Range], start: int, stop: int) -> None:
+    if ranges and ranges[-1].stop == start:
+        ranges[-1] = Range(ranges[-1].start, stop)
+    else:
+        ranges.append(Range(start, stop))
+
+
+class _Cursor:
+    """Goes along the extents of a file; where there is none there is a hole."""
+
+    def __init__(self, extents: list[item.Extent]) -> None:
+        self._extents = extents
+        self._at = 0
+
+    def content_at(self, offset: int) -> tuple[int, ...] | bytes:
+        while self._at < len(self._extents) and self._extents[self._at].stop <= offset:
+            self._at += 1
+        if self._at < len(self._extents) and self._extents[self._at].start <= offset:
+            return self._extents[self._at].content
+        return ()

@@ -1,0 +1,1 @@
+"""btrfs, on real file systems."""
