@@ -11,20 +11,24 @@ all others have been listed.
 
 from __future__ import annotations
 
+import math
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from ingest.assembly import PendingDirectory, SourceAssembly
+from ingest.audit import ONE_OF
 from ingest.base import BaseDirectory, BaseEntry, Foundation
 from ingest.changes.changesource import Changes
 from ingest.channel import Directory, Listed, Run
 from ingest.planner import Work
-from ingest.task import Comparison, ListTask, PartTask, Path, RangeTask, Task
+from ingest.task import BaseRun, Comparison, ListTask, PartTask, Path, RangeTask, Task
 from repo.errors import Damaged
 from repo.format import limits
-from repo.format.node import Entry, PageRow
+from repo.format.node import Entry, PageRow, pack_entries
+from repo.tree import Tree
 from repo.types import Kind
 
 MISSING_MAX: Final = 10_000
@@ -32,6 +36,9 @@ MISSING_MAX: Final = 10_000
 
 PUT_OFF_MAX: Final = 10_000
 """Directories that wait for their base to be found; more are read as new ones."""
+
+EXACT_AUDITS_MAX: Final = 16
+"""So many files at most are read in a run, of those that an exact plan calls unchanged."""
 
 _NOTHING: Final = Changes(frozenset(), listed=False)
 
@@ -68,7 +75,38 @@ class Descent:
         top.bases = [BaseEntry(base, base.point.root) for base in foundation.trees]
         top.at_home = foundation.base is not None
         top.exact = foundation.exact
-        return self._down([(top, None)])
+        audits = self._audits() if foundation.exact else []
+        top.waiting += len(audits)
+        return [*audits, *self._down([(top, None)])]
+
+    def _audits(self) -> list[Work]:
+        """Files of the base, chosen at random, of which the plan says that they did not change.
+
+        One of a thousand, and no more than a few: each costs the nodes on the way to it.
+        """
+        base, plan = self._foundation.base, self._foundation.plan
+        if base is None or plan is None:
+            return []
+        root = base.point.root
+        files = root.entries_below - root.directories_below
+        works: list[Work] = []
+        for _ in range(min(EXACT_AUDITS_MAX, math.ceil(files / ONE_OF))):
+            try:
+                path, directory, entry = _any_file(base.tree, root)
+            except Damaged as damage:
+                self._tell(damage)
+                break
+            changes = plan.changes_in(directory.inode)
+            named = changes is not None and (changes.listed or entry.name in changes.names)
+            if entry.kind == Kind.FILE and not named and not self._is_forced((*path, entry.name)):
+                run = BaseRun(pack_entries([entry]), base.limit_ns, exact=True)
+                comparison = Comparison((run,))
+                task = PartTask(
+                    self._next_id(), self._assembly.number, path, b"",
+                    comparison=comparison, audit=True,
+                )  # fmt: skip
+                works.append(Work(task, self._assembly.top))
+        return works
 
     def children(self, above: PendingDirectory, found: Sequence[Directory]) -> list[Work]:
         """The tasks for the sub-directories that a listing found; those taken over need none."""
@@ -201,7 +239,7 @@ class Descent:
         """The task with what it compares with, as it goes to a worker."""
         task, directory = work.task, work.directory
         if isinstance(task, PartTask):
-            if not task.last_name or not directory.bases:
+            if task.audit or not task.last_name or not directory.bases:
                 return task
             comparison = self._comparison(directory, task.first_name, task.last_name)
             if comparison is None and not task.names:
@@ -320,6 +358,23 @@ class Descent:
         if not self._damaged:
             self._damaged = True
             self._on_notice(f"the base is damaged, what it lacks is read anew: {damage}")
+
+
+def _any_file(tree: Tree, root: Entry) -> tuple[Path, Entry, Entry]:
+    """Some entry of a tree that is no directory, each as likely: its directory's path and entry."""
+    path: Path = ()
+    directory = root
+    while True:
+        rank = secrets.randbelow(max(1, directory.entries_below))
+        chosen: Entry | None = None
+        for entry in tree.entries(directory):
+            chosen = entry
+            rank -= 1 + entry.entries_below
+            if rank < 0:
+                break
+        if chosen is None or not chosen.entries_below:
+            return path, directory, chosen or directory
+        path, directory = (*path, chosen.name), chosen
 
 
 def _said(path: Path) -> str:

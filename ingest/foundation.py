@@ -31,16 +31,20 @@ def found(
     snapshot: Snapshot,
     root_fd: int,
     *,
+    chosen: bool = False,
     on_notice: Callable[[str], None],
 ) -> Foundation:
-    """The best foundation for a source that is read as `snapshot`.
+    """The best foundation for a source that is read as `snapshot`. `chosen`: by the user.
 
     `points` may be its base, the newest first; unfinished runs of the source add what they read.
     """
     usable = [point for point in points if is_base(point)]
     distrusted = usable[0].base_record.distrusted if usable else ()
-    if Walk.kind in distrusted:
-        on_notice("an audit found files changed whose attributes were not: everything is read")
+    if Walk.kind in distrusted and not chosen:
+        on_notice(
+            "an earlier audit found a file changed that looked unchanged: everything is read "
+            "(`--base POINT` believes a point all the same)"
+        )
         return Foundation()
     unfinished = unfinished_of(repository, source_id, usable[0] if usable else None)
     planned = plan_for(usable, selection, snapshot, root_fd, on_notice=on_notice)

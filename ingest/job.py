@@ -32,7 +32,7 @@ from ingest.planner import TRIES_MAX, Planner, Work
 from ingest.pool import THREAD, Handle, Pool
 from ingest.rehearsal import Rehearsal
 from ingest.stream import TICKETS_HELD
-from ingest.task import ListTask, PartTask, RangeTask, Subject, Task
+from ingest.task import ListTask, PartTask, Path, RangeTask, Subject, Task
 from ingest.worker import pack_names, serve
 from repo.errors import Damaged, Interrupted, JobFailed
 from repo.format.manifest import Point, Problem
@@ -499,7 +499,7 @@ class Job:
         assembly.owners.update(result.owners)
         assembly.has_xattrs = assembly.has_xattrs or result.counts.xattrs
         if result.wrong:
-            self._distrust(assembly, directory, result.wrong)
+            self._distrust(assembly, directory.path, result.wrong)
             return
         for large in result.large:
             self._enqueue_ranges(directory, large, last_try=last_try)
@@ -565,6 +565,9 @@ class Job:
         self._claims.wait(handle.number, claims, call)
 
     def _part_saved(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
+        if isinstance(work.task, PartTask) and work.task.audit:
+            self._audited(handle, work, saved)
+            return
         last_try = isinstance(work.task, PartTask) and work.task.last_try
         self._take_entries(handle, work, saved, paged=True, joined=last_try)
 
@@ -661,12 +664,19 @@ class Job:
                 directory.add(entry)
         assembly.arrived(directory)
 
-    def _distrust(
-        self, assembly: SourceAssembly, directory: PendingDirectory, names: Sequence[bytes]
-    ) -> None:
+    def _audited(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
+        assembly, top = work.directory.source, work.directory
+        self._when_settled(handle, saved.claims, lambda _good: None)
+        if saved.wrong:
+            self._distrust(assembly, work.task.path, saved.wrong)
+            return
+        assembly.files_audited += saved.counts.audited
+        assembly.arrived(top)
+        self._check_end()
+
+    def _distrust(self, assembly: SourceAssembly, path: Path, names: Sequence[bytes]) -> None:
         """An audit found that a file changed without a sign of it: the job is begun anew."""
-        path = b"/".join((*directory.path, names[0]))
-        self._fail(Distrusted(assembly.number, path))
+        self._fail(Distrusted(assembly.number, b"/".join((*path, names[0]))))
 
     # -- retries ------------------------------------------------------------------------------
 

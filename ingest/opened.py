@@ -31,6 +31,7 @@ class OpenedSource:
     started_ns: int
     tags: tuple[str, ...]
     made_by: str
+    distrusted: tuple[str, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -96,6 +97,7 @@ class OpenedSource:
                 selection=self.selection,
                 volumes=len(assembly.volumes),
                 anchor=dict(self.snapshot.anchor),
+                distrusted=self.distrusted,
             ),
         )
 

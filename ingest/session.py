@@ -17,7 +17,7 @@ from ingest.changes.changesource import Verdict
 from ingest.exclusion import Exclusion
 from ingest.foundation import found, is_base
 from ingest.hooks.hooks import Hooks
-from ingest.job import Job, Options, ProgressState
+from ingest.job import Distrusted, Job, Options, ProgressState
 from ingest.opened import OpenedSource
 from ingest.opening import Opening
 from ingest.rehearsal import Rehearsal
@@ -48,6 +48,7 @@ class IngestSummary:
     bytes_new: int
     bytes_stored: int
     problems: int
+    files_audited: int
     change_source: str
     verdict: str
     streams: int
@@ -103,25 +104,29 @@ def ingest(
                 repository, request, source, points, on_notice
             )
             stack.callback(_close, source.foundation)
-        writer = _writer(repository, request)
-        stack.callback(writer.abandon)
-        options = Options(
-            streams=request.streams or cores(),
-            levels=request.levels,
-            checkpoint_seconds=request.checkpoint_seconds,
-        )
-        job = Job(
-            repository,
-            writer,
-            [source.job_source for source in sources],
-            options,
-            on_progress=on_progress,
-            on_notice=on_notice,
-            bytes_expected=_expected(points, sources),
-        )
+            if request.base in ("auto", "none"):  # a base that is chosen is believed again
+                source.distrusted = _distrusted(points, source)
         for source in sources:
             hooks.run("pre-read", source=source.identity.id, snapshot=source.snapshot.path)
-        _conduct(job)
+        while True:
+            writer = _writer(repository, request)
+            stack.callback(writer.abandon)
+            job = Job(
+                repository,
+                writer,
+                [source.job_source for source in sources],
+                _options(request),
+                on_progress=on_progress,
+                on_notice=on_notice,
+                bytes_expected=_expected(points, sources),
+            )
+            try:
+                _conduct(job)
+                break
+            except Distrusted as found_out:
+                _begin_anew(sources[found_out.source], found_out.path, on_notice)
+                writer.abandon()
+                repository.recover()
         _check_alive(sources)
         made, failed = _points(job, sources)
         if isinstance(writer, Writer):
@@ -147,6 +152,33 @@ def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsa
     if request.dry_run:
         return Rehearsal()
     return repository.writer(level=request.levels[-1] if request.levels else None)
+
+
+def _options(request: IngestRequest) -> Options:
+    return Options(
+        streams=request.streams or cores(),
+        levels=request.levels,
+        checkpoint_seconds=request.checkpoint_seconds,
+    )
+
+
+def _distrusted(points: Sequence[Point], source: OpenedSource) -> tuple[str, ...]:
+    """The change sources that an audit of this source has found wrong, for the next run, too."""
+    mine = (point for point in points if point.source_id == source.identity.id)
+    newest = next(mine, None)
+    return newest.base_record.distrusted if newest is not None else ()
+
+
+def _begin_anew(source: OpenedSource, path: bytes, on_notice: OnNotice) -> None:
+    """An audit found a file changed that was called unchanged: the source is read as a whole."""
+    kind = source.change_source
+    on_notice(
+        f"AUDIT: {os.fsdecode(path)} changed, and {kind} did not tell: everything is read now, "
+        f"and {kind} is not believed for {source.identity.id} any more"
+    )
+    _close(source.foundation)
+    source.job_source.foundation = Foundation()
+    source.distrusted = tuple({*source.distrusted, kind})
 
 
 def _check_alive(sources: Sequence[OpenedSource]) -> None:
@@ -232,6 +264,7 @@ def _foundation(
         source.selection,
         source.snapshot,
         source.job_source.root_fd,
+        chosen=request.base != "auto",
         on_notice=on_notice,
     )
 
@@ -298,6 +331,7 @@ def _summary(
         bytes_new=state.bytes_new,
         bytes_stored=state.bytes_stored,
         problems=state.problems,
+        files_audited=sum(source.job_source.assembly.files_audited for source in sources),
         change_source=weakest.change_source,
         verdict=weakest.verdict,
         streams=job.streams_used,

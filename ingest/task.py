@@ -79,7 +79,8 @@ class PartTask(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
     """Save some entries of a directory: a part of an enormous one, or what failed before.
 
     `names` are packed (msgpack) so that the master holds bytes, not objects; b"": the names of
-    the comparison's first run. They lie from `first_name` to `last_name`.
+    the comparison's first run. They lie from `first_name` to `last_name`. `audit`: the entries of
+    the comparison are looked at and read, and nothing is saved.
     """
 
     id: int
@@ -90,6 +91,7 @@ class PartTask(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
     first_name: bytes = b""
     last_name: bytes = b""
     comparison: Comparison | None = None
+    audit: bool = False
 
 
 class RangeTask(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):

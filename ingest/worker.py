@@ -12,7 +12,7 @@ import socket
 import sys
 import traceback
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from errno import ENAMETOOLONG, ENOENT
 from operator import itemgetter
@@ -20,6 +20,7 @@ from operator import itemgetter
 import msgspec
 from xxhash import xxh32_intdigest
 
+from ingest.audit import Audit
 from ingest.channel import (
     Broken,
     Counts,
@@ -46,7 +47,7 @@ from ingest.stream import Halting, Stopped, Stream
 from ingest.task import Comparison, ListTask, PartTask, Path, RangeTask, Subject, Task
 from repo.format import limits
 from repo.format.manifest import Problem
-from repo.format.node import Entry, pack_entries
+from repo.format.node import Entry, pack_entries, parse_entries
 from repo.hardening import harden_process
 from repo.kernel.cut import CutParameters, Cutter
 from repo.keys import Keys
@@ -82,7 +83,7 @@ class Gathered:
         self._bytes_read = 0
         self._xattrs = False
         self._reused = 0
-        self._audited = 0
+        self.audited = 0
 
     def add(self, entry: Entry, bytes_read: int) -> None:
         """Take a saved entry; entries come in the order of their names."""
@@ -98,11 +99,10 @@ class Gathered:
             self._xattrs = True
             self._weight += sum(len(name) + len(value) for name, value in entry.xattrs)
 
-    def take_over(self, entry: Entry, *, audited: bool) -> None:
+    def take_over(self, entry: Entry) -> None:
         """Take an entry of the base, which still holds."""
         self.add(entry, 0)
         self._reused += 1
-        self._audited += audited
 
     def defer(self, outcome: Deferred, base: Entry | None, *, begun: bool) -> None:
         """Take a large file, which becomes range tasks and counts when they are done."""
@@ -140,7 +140,7 @@ class Gathered:
             self._bytes_read,
             self._xattrs,
             self._reused,
-            self._audited,
+            self.audited,
         )
 
 
@@ -166,6 +166,7 @@ class Worker:
             Source(fd, subject, stream, keys, start)
             for fd, subject in zip(start.roots, start.subjects, strict=True)
         ]
+        self._audit = Audit(keys)
         self._owners: set[tuple[int, int]] = set()  # those the master knows of
         self._met: set[tuple[int, int]] = set()  # those of the present task
 
@@ -283,6 +284,8 @@ class Worker:
         return [Directory(name, inode) for name, inode in directories], others
 
     def _part(self, source: Source, task: PartTask) -> PartSaved:
+        if task.audit:
+            return self._audit_only(source, task)
         names = _decode_names(task.names) if task.names else None
         known = None
         try:
@@ -329,7 +332,11 @@ class Worker:
         owners = self._met = set()
         for name, regular, inode in names:
             if known is not None and (entry := self._taken(known, fd, name, inode)) is not None:
-                found.take_over(entry, audited=False)
+                found.take_over(entry)
+                if self._audit.due(entry):
+                    frozen = source.subject.frozen
+                    right = self._audit.unchanged if frozen else self._audit.right
+                    self._do_audit(found, fd, entry, right)
                 continue
             outcome = save(fd, name, regular=regular)
             if type(outcome) is Saved:
@@ -354,6 +361,25 @@ class Worker:
                     found.add(outcome.entry, outcome.bytes_read)
         found.close(known)
         return found
+
+    def _do_audit(
+        self, found: Gathered, fd: int, entry: Entry, right: Callable[[int, bytes, Entry], bool]
+    ) -> None:
+        with suppress(OSError):  # it is gone, or cannot be opened, which says nothing of the base
+            found.audited += 1
+            if not right(fd, entry.name, entry):
+                found.wrong.append(entry.name)
+
+    def _audit_only(self, source: Source, task: PartTask) -> PartSaved:
+        """Look at files that were taken over without a look."""
+        found = Gathered()
+        with suppress(OSError):
+            fd = source.opener.open(task.path)
+            for run in task.comparison.runs if task.comparison is not None else ():
+                for entry in parse_entries(run.entries, where="an audit"):
+                    self._do_audit(found, fd, entry, self._audit.unchanged)
+        claims = self._stream.claims
+        return PartSaved(task.id, claims, found.counts(), wrong=found.wrong)
 
     def _taken(self, known: Known, fd: int, name: bytes, inode: int) -> Entry | None:
         """The entry of the base, if it holds."""

@@ -20,12 +20,15 @@ from tests.support import command, readback
 
 
 class Runs:
-    """The runs over one source. `notices`: what the last one said."""
+    """The runs over one source. `notices`: what the last one said; `notices_before`: the last that
+    was `right`.
+    """
 
     def __init__(self, repository: Repository, source: Path) -> None:
         self.repository = repository
         self.source = source
         self.notices: list[str] = []
+        self.notices_before: list[str] = []
 
     def run(self, **request: Any) -> IngestSummary:
         """Ingest, without holding the point against anything."""
@@ -36,6 +39,7 @@ class Runs:
     def right(self, **request: Any) -> IngestSummary:
         """Ingest; the point must be like the source, and like one that has no base."""
         summary = self.run(**request)
+        self.notices_before = self.notices
         (point,) = summary.points
         assert readback.differences(self.repository, point, self.source) == []
         whole = self.run(**{**request, "base": "none", "dry_run": True})

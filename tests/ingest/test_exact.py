@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import ingest.descent
 import ingest.foundation
 from ingest.changes import registry
 from ingest.changes.changesource import Changes, ChangeSource, Declined, Plan, Range, Verdict
@@ -138,7 +139,8 @@ def runs(
         yield runs
 
 
-def test_nothing_changed(runs: ExactRuns) -> None:
+def test_nothing_changed(runs: ExactRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest.descent, "EXACT_AUDITS_MAX", 0)
     root = runs.newest.root
     summary = runs.right()
     assert (summary.verdict, summary.change_source) == ("EXACT", "oracle")

@@ -211,6 +211,7 @@ def _tell(run: Invocation, summary: IngestSummary, *, dry_run: bool) -> None:
     )
     figures = [
         f"{human.count(summary.files_reused)} unchanged" if summary.files_reused else "",
+        f"{human.count(summary.files_audited)} of them audited" if summary.files_audited else "",
         f"{human.size(summary.bytes_read)} read",
         f"{human.size(summary.bytes_new)} new",
         f"{human.size(summary.bytes_stored)} {'to write' if dry_run else 'written'}",
