@@ -6,11 +6,21 @@ file extents. Transids of leaves say nothing: a leaf is written for any of its i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final
 
 from ingest.btrfs import item
-from ingest.btrfs.ioctl import ANSWER_START, HEADER, ROOT_DIRECTORY, BtrfsError, answers
+from ingest.btrfs.ioctl import (
+    ANSWER_START,
+    HEADER,
+    MAXIMUM,
+    ROOT_DIRECTORY,
+    BtrfsError,
+    Item,
+    answers,
+    search,
+)
 from ingest.btrfs.lookup import links_of
 from ingest.changes.changesource import Changes
 
@@ -19,6 +29,9 @@ CHANGED_MAX: Final = 200_000
 
 _FREE_INODES: Final = (1 << 64) - 12
 """From this objectid on a tree keeps house: orphans (-5), free inode numbers (-12)."""
+
+_COMPARED_MAX: Final = 10_000
+"""An inode of more items counts as changed rather than being compared."""
 
 _TELLING: Final = frozenset(
     [item.INODE_ITEM, item.EXTENT_DATA, item.DIR_ITEM, item.DIR_INDEX, item.XATTR_ITEM]
@@ -55,15 +68,24 @@ class _Found:
                     self.listed.add(inode)
 
 
-def changes_since(fd: int, tree: int, since: int) -> dict[int, Changes] | str:
+def changes_since(
+    fd: int, tree: int, since: int, held: int | None = None
+) -> dict[int, Changes] | str:
     """What changed in a subvolume's tree after transaction `since`, by the inode of each
     directory in or below which something did; or why that cannot be said.
 
-    Raises OSError, BtrfsError.
+    `held` is the tree as it was then, if there is a snapshot of it: an inode of which nothing but
+    the time of the last access differs does not count. The caller makes sure afterwards that the
+    snapshot is still there. Raises OSError, BtrfsError.
     """
     found = _scan(fd, tree, since)
     if found is None:
         return f"more than {CHANGED_MAX:,} files changed"
+    if held is not None:
+        for inode in [*found.links]:
+            if _only_read(fd, held, tree, inode):
+                del found.links[inode]
+                found.listed.discard(inode)
     return _Places(fd, tree).of(found)
 
 
@@ -91,6 +113,40 @@ def _inode(buffer: bytearray, at: int, length: int) -> tuple[int, int, int]:
         raise BtrfsError(f"an inode of {length} bytes")
     found: tuple[int, int, int] = _INODE.unpack_from(buffer, at)
     return found
+
+
+def _only_read(fd: int, before: int, now: int, inode: int) -> bool:
+    """Whether all that two trees say of an inode is the same but for its access time: its
+    attributes, names, xattrs, entries, and the places of its content, which both hold.
+    """
+    key = (inode, item.INODE_ITEM, 0)
+    first, second = (_without_access(search(fd, tree, key, key)) for tree in (before, now))
+    if first is None or first != second:
+        return False
+    first = _without_access(_items(fd, before, inode))
+    return (
+        first is not None
+        and first == _without_access(_items(fd, now, inode))
+        # Balance moves extents: where they still are what they were, they meant the same.
+        and first == _without_access(_items(fd, before, inode))
+    )
+
+
+def _items(fd: int, tree: int, inode: int) -> Iterator[Item]:
+    return search(fd, tree, (inode, 0, 0), (inode, 255, MAXIMUM))
+
+
+def _without_access(items: Iterable[Item]) -> list[tuple[int, int, bytes]] | None:
+    """Items as they are compared; None when there are none, or too many."""
+    found: list[tuple[int, int, bytes]] = []
+    for each in items:
+        data = bytes(each.data)
+        if each.type == item.INODE_ITEM:
+            data = data[:8] + data[16:112] + data[124:]  # without transid and atime
+        found.append((each.type, each.offset, data))
+        if len(found) > _COMPARED_MAX:
+            return None
+    return found or None
 
 
 class _Places:

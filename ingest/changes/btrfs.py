@@ -85,12 +85,8 @@ class BtrfsChanges:
 
 
 def _plan(base: Point, snapshot: Snapshot, fd: int) -> BtrfsPlan | Declined:
-    before, now = base.snapshot.identity, snapshot.identity
-    if base.unfinished:
-        return Declined("the base is not finished")
-    if base.snapshot.provider != "btrfs":
-        return Declined("the base was not read from a btrfs snapshot")
-    if reason := _strangers(before, now):
+    before = base.snapshot.identity
+    if reason := _strangers(base, snapshot):
         return Declined(reason)
     present = subvolume(fd)
     if not present.untouched:
@@ -103,14 +99,22 @@ def _plan(base: Point, snapshot: Snapshot, fd: int) -> BtrfsPlan | Declined:
             "the mark left on the file system after the base is gone: "
             "it may be an older image of itself"
         )
-    found = changes_since(fd, present.tree, since)
+    held = _held(fd, base.base_record.anchor, since)
+    found = changes_since(fd, present.tree, since, held.tree if held is not None else None)
     if isinstance(found, str):
         return Declined(found)
-    return BtrfsPlan(fd, present.tree, found, _held(fd, base.base_record.anchor, since))
+    if held is not None and not _as_held(lookup.by_tree(fd, held.tree), held):
+        return Declined("the snapshot of the base vanished while it was compared")
+    return BtrfsPlan(fd, present.tree, found, held)
 
 
-def _strangers(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _strangers(base: Point, snapshot: Snapshot) -> str:
     """Why two states do not belong to one history; "" when they do."""
+    before, now = base.snapshot.identity, snapshot.identity
+    if base.unfinished:
+        return "the base is not finished"
+    if base.snapshot.provider != snapshot.provider:
+        return "the base was not read from a btrfs snapshot"
     if not (before.get("transid", "").isdecimal() and now.get("transid", "").isdecimal()):
         return "one of the snapshots was written to, received, or has no origin"
     if before.get("fs") != now.get("fs"):

@@ -15,6 +15,7 @@ from ingest.session import IngestSummary
 from repo.format.manifest import Point
 from repo.types import MIB
 from tests.ingest import again
+from tests.ingest.btrfs.test_generation import changes, since_of
 from tests.ingest.btrfs.volume import Volume, opened, progs
 from tests.support import command, readback
 from tests.support.btrfsops import OPERATIONS, write_at
@@ -207,6 +208,27 @@ def test_without_the_kept_snapshot_a_changed_file_is_read_whole(
     assert (summary.verdict, summary.bytes_read) == ("EXACT", 80 * MIB)
 
 
+def test_what_was_only_read_is_not_read_again(volume: Volume, source: Source) -> None:
+    for name in ("a", "b", "c"):
+        (volume.live / name).mkdir()
+        (volume.live / name / "file").write_bytes(os.urandom(50_000))
+    source.right(volume.snapshot("one"))
+    for path in volume.live.rglob("*"):
+        stat = path.stat()
+        os.utime(path, ns=(1, stat.st_mtime_ns))  # changes the ctime, too
+    source.right(volume.snapshot("two"))
+    for path in volume.live.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes()
+        else:
+            assert os.listdir(path)
+    assert (volume.live / "a" / "file").stat().st_atime_ns > 1, "no access time is kept"
+    two = volume.root / "two"
+    assert changes(volume.snapshot("two-again"), since_of(two)) != {}
+    summary = source.right(volume.snapshot("three"))
+    assert (summary.verdict, summary.files_reused, summary.bytes_read) == ("EXACT", 3, 0)
+
+
 # -- when it must not be exact --------------------------------------------------------------------
 
 
@@ -373,8 +395,6 @@ def test_a_snapshot_of_a_snapshot_is_of_the_same_history(volume: Volume, source:
 
 def test_changes_within_one_tick_of_the_clock(volume: Volume) -> None:
     """Size, times and inode may be the same in two snapshots and the content not."""
-    from tests.ingest.btrfs.test_generation import changes, since_of
-
     path = volume.live / "file"
     path.write_bytes(bytes(4096))
     for number in range(40):
