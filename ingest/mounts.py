@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from functools import cache
 from typing import Final
 
@@ -54,6 +56,24 @@ def pseudo_file_system(mount_id: int) -> str:
     """The kind of the file system at `mount_id` when it is a pseudo one, else ""."""
     kind = _kinds().get(mount_id, "")
     return kind if kind in PSEUDO else ""
+
+
+def mounts_of_type(kind: str) -> list[tuple[str, str]]:
+    """What of a kind of file system is mounted now, as (what, where). Raises OSError."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            mount, _, rest = line.partition(b" - ")
+            what = rest.split(b" ")
+            if what[0].decode() == kind:
+                found.append((_unescaped(what[1]), _unescaped(mount.split(b" ")[4])))
+    return found
+
+
+def _unescaped(word: bytes) -> str:
+    r"""A word of mountinfo, where a blank is written as \040."""
+    plain = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), word)
+    return os.fsdecode(plain)
 
 
 @cache

@@ -20,6 +20,11 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "init": Listed("tools.cli.init:init", "Make a repository."),
         "ingest": Listed("tools.cli.ingest:ingest", "Back up one or more sources in one job."),
     },
+    "Queue": {
+        "drain": Listed("tools.cli.drain:drain", "Run what `repo ingest --enqueue` queued."),
+        "jobs": Listed("tools.cli.jobs:jobs", "List what is queued and what runs."),
+        "status": Listed("tools.cli.status:status", "Say how the repository and its queue are."),
+    },
     "Look": {
         "points": Listed("tools.cli.points:points", "List the backup points."),
         "show": Listed("tools.cli.show:show", "Explain one backup point."),

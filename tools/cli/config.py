@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str | None = None
     password_file: str | None = None
     password_command: str | tuple[str, ...] | None = None
+    queue: str | None = None
     ingest: IngestSettings = IngestSettings()
 
 
@@ -67,7 +68,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)
-_PATHS: Final = ("repository", "index_dir", "key_file", "password_file")
+_PATHS: Final = ("repository", "index_dir", "key_file", "password_file", "queue")
 _KINDS: Final = {
     "Expected": "expected",
     "str": "text",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tools.cli import human
+from tools.cli.enqueue import TOOLS, enqueue, told_by
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS, NumberOr
@@ -18,7 +19,10 @@ from tools.cli.show import PROBLEMS_SHOWN, problems_of
 from tools.cli.version import version
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ingest import job
+    from ingest.queue.convention import Told
     from ingest.session import IngestRequest, IngestSummary
     from repo.repository import Repository
     from tools.cli.config import IngestSettings
@@ -33,7 +37,7 @@ WORDING = Wording("Backing up", verb="done")
 
 
 @click.command(cls=RepoCommand)
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path())
 @click.option("--source-id", metavar="ID", help="Name the source; else it is HOST:PATH.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out (as in .gitignore).")
 @click.option("--exclude-from", multiple=True, metavar="FILE", help="Read such patterns from FILE.")
@@ -81,6 +85,18 @@ WORDING = Wording("Backing up", verb="done")
     metavar="DIR|off",
     help="Run the hooks in DIR instead of hooks.d beside the configuration.",
 )
+@click.option(
+    "--enqueue",
+    "queued",
+    is_flag=True,
+    help="Pin it, write it down and return at once; `repo drain` does the work.",
+)
+@click.option(
+    "--from",
+    "tool",
+    type=click.Choice(TOOLS),
+    help="Take from this tool's call (words behind --, environment or stdin) what it has made.",
+)
 @click.option("--dry-run", is_flag=True, help="Read and count, but store and publish nothing.")
 @pass_invocation
 def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
@@ -91,16 +107,24 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
     What does not change is stored once, wherever it is found.
 
     The exit status is 3 when points were published, but with problems of single files or hooks.
+    With --enqueue no key is needed. `--from snapper -- "$@"` is what a plugin of snapper says.
+
     Interrupted once, it keeps what is done; interrupted twice, it stops at once.
     """
+    told = told_by(options["tool"], paths)
+    if not told:
+        run.console.hint(f"{options['tool']} made no snapshot: nothing to do.")
+        return 0
+    request = _request(told, options, run.configuration.settings.ingest)
+    if options["queued"]:
+        return enqueue(run, told, request, tool=options["tool"], pin=True)
     from ingest import session
 
-    request = _request(paths, options, run.configuration.settings.ingest)
     with run.open() as repository, run.console.reporter(WORDING) as reporter:
         summary = session.ingest(
             repository,
             request,
-            on_progress=lambda state: reporter.update(_progress(state)),
+            on_progress=lambda state: reporter.update(as_progress(state)),
             on_notice=reporter.notice,
         )
         reporter.close()
@@ -117,7 +141,7 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
 
 
 def _request(
-    paths: tuple[str, ...], options: dict[str, Any], settings: IngestSettings
+    told: Sequence[Told], options: dict[str, Any], settings: IngestSettings
 ) -> IngestRequest:
     """What is asked for: the command line, and the configuration where that is silent."""
     from ingest.session import LEVELS_AUTO, IngestRequest
@@ -126,8 +150,8 @@ def _request(
     compression = options["compression"] or settings.compression or "auto"
     named = {"auto": LEVELS_AUTO, "off": ()}
     return IngestRequest(
-        paths=paths,
-        source_ids=_source_ids(paths, options["source_id"] or ""),
+        paths=tuple(snapshot.path for snapshot in told),
+        source_ids=_source_ids(told, options["source_id"] or ""),
         # The last pattern that matches decides: the command line has the last word.
         exclude=(*settings.exclude, *options["exclude"]),
         exclude_from=(*settings.exclude_from, *options["exclude_from"]),
@@ -146,12 +170,19 @@ def _request(
     )
 
 
-def _source_ids(paths: tuple[str, ...], source_id: str) -> tuple[str, ...]:
+def _source_ids(told: Sequence[Told], source_id: str) -> tuple[str, ...]:
+    from ingest.source import SourceIdentity
     from repo.errors import UsageError
 
-    if source_id and len(paths) > 1:
+    if source_id and len(told) > 1:
         raise UsageError("--source-id goes with one source", where=source_id)
-    return (source_id,) if source_id else ()
+    if source_id:
+        return (source_id,)
+    # A snapshot that a tool has made is one of the source that the tool tells.
+    return tuple(
+        SourceIdentity.of(snapshot.live).id if snapshot.live != snapshot.path else ""
+        for snapshot in told
+    )
 
 
 def hooks_folder(option: str | None, setting: str | None) -> str:
@@ -173,7 +204,7 @@ def hooks_folder(option: str | None, setting: str | None) -> str:
     return chosen
 
 
-def _progress(state: job.ProgressState) -> ProgressState:
+def as_progress(state: job.ProgressState) -> ProgressState:
     """The engine's figures as a reporter takes them."""
     return ProgressState(
         items=state.files,

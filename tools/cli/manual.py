@@ -86,6 +86,7 @@ unknown name is an error.
 repository = "/srv/backup"
 key_file = "~/backup.key"        # or password_file, password_command
 index_dir = "/var/cache/backup"
+queue = "/var/spool/repo"
 default_profile = "offsite"      # else REPO_PROFILE or --profile
 
 \b
@@ -97,7 +98,7 @@ tags = ["nightly"]
 streams = "auto"                 # or a number
 compression = "auto"             # or "off", or a zstd level
 take = "auto"                    # or "never"; the same for pin and keep_snapshot
-hooks = "/etc/repo/hooks.d"       # or "off"
+hooks = "/etc/repo/hooks.d"      # or "off"
 
 \b
 [profiles.offsite]
