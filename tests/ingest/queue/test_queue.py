@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,17 @@ def test_kill_a_drain_and_each_entry_has_one_point(
         assert len(queue.points()) == 2, f"killed before call {number}"
         assert queue.jobs() == []
         queue.run("verify")
+
+
+def test_systemd_hears_that_it_is_ready(queue: QueuedRepository, tmp_path: Path) -> None:
+    (a,) = plant(tmp_path, "a")
+    queue.enqueue(a)
+    with tempfile.TemporaryDirectory(prefix="repo-") as short:
+        address = f"{short}/notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+            heard.bind(address)
+            queue.run("drain", env={"NOTIFY_SOCKET": address})
+            assert heard.recv(4096).startswith(b"READY=1\nSTATUS=")
 
 
 def entry(source: str, queued_ns: int, **more: object) -> Entry:
