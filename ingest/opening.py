@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from ingest.base import selection_of
 from ingest.exclusion import Exclusion
@@ -18,6 +18,7 @@ from ingest.snapshots.custody import Custody
 from ingest.snapshots.snapshot import Snapshot
 from ingest.source import SourceIdentity
 from ingest.task import Subject
+from repo.errors import RepoError
 from repo.format.manifest import Point
 from repo.repository import Repository
 
@@ -40,6 +41,7 @@ class Opening:
         self._points = points
         self._custody = custody
         self._hooks = hooks
+        self._snapshots: list[tuple[str, str]] = []
         self._on_notice = on_notice
         # The index is opened for this: building it anew would make another folder of it.
         folders = [path.stat() for path in (repository.path, repository.environment.path)]
@@ -61,6 +63,12 @@ class Opening:
             inner_id = f"{source_id}/{inner}" if source_id else ""
             yield self._open(child.path, inner_id, secrets.token_bytes(16))
 
+    def tell_removed(self) -> None:
+        """The snapshots of the job are given up: the scripts of `removed` hear of each."""
+        with suppress(RepoError):
+            for name, path in self._snapshots:
+                self._hooks.run("removed", source=name, snapshot=path)
+
     def _open(self, path: str, source_id: str, point_id: bytes) -> OpenedSource:
         name = source_id or SourceIdentity.of(path).id
 
@@ -71,6 +79,7 @@ class Opening:
         held = self._custody.hold(path, quiet, self._on_notice)
         snapshot, request = held.snapshot, self._request
         if snapshot.frozen:
+            self._snapshots.append((name, snapshot.path))
             self._hooks.run("post-snapshot", source=name, snapshot=snapshot.path)
         subject = Subject(
             rules=self._exclusion.pack() if self._exclusion else b"",

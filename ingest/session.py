@@ -94,8 +94,10 @@ def ingest(
         if left := janitor(repository.path):
             on_notice(f"removed {left} snapshots and marks that a killed process left")
         points = _points_before(repository, request)
-        custody = _custody(stack, repository, request)
+        custody = _custody(repository, request)
         opening = Opening(repository, request, exclusion, points, custody, hooks, on_notice)
+        stack.callback(opening.tell_removed)
+        stack.callback(custody.close)
         point_ids = request.point_ids or [secrets.token_bytes(16) for _ in request.paths]
         wanted = zip(request.paths, names, point_ids, strict=True)
         sources = [source for words in wanted for source in opening.all_of(*words)]
@@ -221,15 +223,13 @@ async def _watch_signals(job: Job) -> None:
             job.interrupt()
 
 
-def _custody(stack: ExitStack, repository: Repository, request: IngestRequest) -> Custody:
-    custody = Custody(
+def _custody(repository: Repository, request: IngestRequest) -> Custody:
+    return Custody(
         repository.path,
         take=request.take and not request.dry_run,
         pin=request.pin and not request.dry_run,
         keep=request.keep_snapshot,
     )
-    stack.callback(custody.close)
-    return custody
 
 
 def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:

@@ -18,7 +18,8 @@ from ingest.job import ProgressState
 from ingest.queue import pins
 from ingest.queue.entry import Entry
 from ingest.queue.spool import Running, Spool
-from ingest.session import IngestRequest, IngestSummary, ingest
+from ingest.request import IngestRequest
+from ingest.session import IngestSummary, ingest
 from repo.errors import (
     Damaged,
     Interrupted,
@@ -138,7 +139,7 @@ class Drain:
         first = group[0]
         return IngestRequest(
             paths=[os.fsdecode(path_of(entry)) for entry in group],
-            source_ids=[entry.source_id for entry in group],
+            source_ids=[entry.source_id if entry.named else "" for entry in group],
             point_ids=[bytes.fromhex(entry.point_id) for entry in group],
             exclude=[os.fsdecode(pattern) for pattern in first.exclude],
             exclude_from=[os.fsdecode(name) for name in first.exclude_from],
@@ -147,6 +148,8 @@ class Drain:
             tags=first.tags,
             streams=self._streams,
             levels=first.levels,
+            take=first.take,
+            keep_snapshot=first.keep_snapshot,
             hooks=self._hooks,
             made_by=self._made_by,
         )

@@ -14,7 +14,7 @@ from ingest.queue import pins
 from ingest.queue.convention import Told
 from ingest.queue.entry import Entry, key_of, new_point_id
 from ingest.queue.spool import Spool
-from ingest.session import IngestRequest
+from ingest.request import IngestRequest
 from ingest.source import SourceIdentity
 from repo.errors import UsageError
 
@@ -34,7 +34,6 @@ def enqueue(
     request: IngestRequest,
     *,
     origin: str,
-    pin: bool,
     on_notice: Callable[[str], None],
 ) -> list[Queued]:
     """Queue snapshots. What `request` says of paths is not looked at; `source_ids` are.
@@ -44,7 +43,7 @@ def enqueue(
     """
     names = request.source_ids or [""] * len(told)
     return [
-        _one(spool, repository, snapshot, name, request, origin, pin, on_notice)
+        _one(spool, repository, snapshot, name, request, origin, on_notice)
         for snapshot, name in zip(told, names, strict=True)
     ]
 
@@ -56,7 +55,6 @@ def _one(
     name: str,
     request: IngestRequest,
     origin: str,
-    pin: bool,
     on_notice: Callable[[str], None],
 ) -> Queued:
     path = os.path.abspath(told.path)
@@ -68,7 +66,8 @@ def _one(
             where=told.path,
             next_step="give the path of a snapshot or another directory",
         ) from error
-    source_id = SourceIdentity.of(told.live, name).id
+    live = found.live if told.live == told.path and found.live else told.live
+    source_id = SourceIdentity.of(live, name).id
     place = os.fsencode(os.path.realpath(repository))
     key = key_of(place, source_id, found.state)
     entry = Entry(
@@ -76,6 +75,8 @@ def _one(
         repository=place,
         path=os.fsencode(path),
         source_id=source_id,
+        # What somebody's snapshot is of, the points tell better: they know it by its origin.
+        named=bool(name) or told.live != told.path or not found.snapshot,
         point_id=new_point_id(),
         origin=origin,
         unique=found.unique or told.unique,
@@ -86,8 +87,10 @@ def _one(
         exclude_caches=request.exclude_caches,
         one_file_system=request.one_file_system,
         levels=request.levels,
+        take=request.take,
+        keep_snapshot=request.keep_snapshot,
     )
-    if pin and found.can_pin:
+    if request.pin and found.snapshot:
         try:
             entry = msgspec.structs.replace(entry, pin=pins.plan(path, key))
         except OSError as error:

@@ -46,8 +46,10 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One job for one snapshot. Paths are bytes; times in nanoseconds since 1970.
 
-    path: the snapshot as it was named. point_id: that its point will have, so that a point that
-    was published by a drain that died afterwards is recognised. origin: the tool it came from.
+    path: the snapshot as it was named. source_id: its source as far as that was known when it was
+    queued; named: somebody said so, the drain need not find out. point_id: that its point will
+    have, so that one that was published by a drain that died afterwards is recognised. origin: the
+    tool it came from.
     unique: the key stands for one state, which needs no second point. tries: how often it failed;
     not_before_ns: not before then again. levels: zstd levels, as in the request of an ingest.
     """
@@ -57,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     repository: bytes
     path: bytes
     source_id: str
+    named: bool = True
     point_id: str
     origin: str = ""
     unique: bool = False
@@ -67,6 +70,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     exclude_caches: bool = False
     one_file_system: bool = False
     levels: tuple[int, ...] = ()
+    take: bool = True
+    keep_snapshot: bool = True
     pin: Pin | None = None
     tries: int = 0
     not_before_ns: int = 0
@@ -90,7 +95,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         """What must be equal for two entries to share a job."""
         return (
             *(self.tags, self.exclude, self.exclude_from, self.exclude_caches),
-            *(self.one_file_system, self.levels),
+            *(self.one_file_system, self.levels, self.take, self.keep_snapshot),
         )
 
     def after_failure(self, error: str, now_ns: int) -> Entry:

@@ -11,6 +11,7 @@ import os
 from typing import Final, NamedTuple
 
 from ingest.btrfs import ioctl
+from ingest.btrfs.mountpoint import live_path
 from ingest.queue.entry import Pin
 from ingest.snapshots import folder as folders
 
@@ -22,32 +23,41 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Identified(NamedTuple):
     """What a queued path shows. state: bytes that stand for it. unique: for this very state.
 
-    can_pin: it is a read-only subvolume, root and all.
+    snapshot: it is a read-only subvolume, root and all, which can be pinned. live: where the
+    subvolume lies that it is a snapshot of, "" when that is not known.
     """
 
     state: bytes
-    unique: bool
-    can_pin: bool
+    unique: bool = False
+    snapshot: bool = False
+    live: str = ""
 
 
 def identify(path: str) -> Identified:
     """What lies at a path. Raises OSError when it is no directory that can be opened."""
     fd = os.open(path, _DIRECTORY)
     try:
-        stat = os.fstat(fd)
+        inode = os.fstat(fd).st_ino
         try:
             found = ioctl.subvolume(fd)
         except OSError:
-            return Identified(os.fsencode(os.path.realpath(path)), unique=False, can_pin=False)
+            return Identified(os.fsencode(os.path.realpath(path)))
         if not found.read_only:
-            return Identified(os.fsencode(os.path.realpath(path)), unique=False, can_pin=False)
+            return Identified(os.fsencode(os.path.realpath(path)))
         # Made writable, changed and made read-only again, it is another state.
-        numbers = f"{found.ctransid} {stat.st_ino}"
-        return Identified(
-            found.uuid + numbers.encode(), unique=True, can_pin=stat.st_ino == ioctl.ROOT_DIRECTORY
-        )
+        state = found.uuid + f"{found.ctransid} {inode}".encode()
+        if inode != ioctl.ROOT_DIRECTORY:
+            return Identified(state, unique=True)
+        return Identified(state, unique=True, snapshot=True, live=_live(fd, found.parent_uuid))
     finally:
         os.close(fd)
+
+
+def _live(fd: int, origin: bytes) -> str:
+    try:
+        return live_path(fd, ioctl.file_system_uuid(fd), origin) or ""
+    except (OSError, ioctl.BtrfsError):
+        return ""
 
 
 def plan(path: str, key: str) -> Pin:

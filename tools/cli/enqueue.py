@@ -46,7 +46,7 @@ def spool_of(run: Invocation) -> Spool:
 
 
 def enqueue(
-    run: Invocation, told: Sequence[Told], request: IngestRequest, *, tool: str | None, pin: bool
+    run: Invocation, told: Sequence[Told], request: IngestRequest, *, tool: str | None
 ) -> int:
     """Queue snapshots and say so."""
     from ingest.queue.enqueue import enqueue as put
@@ -60,7 +60,6 @@ def enqueue(
         told,
         request,
         origin=tool or "",
-        pin=pin,
         on_notice=run.notice,
     )
     for entry, is_new, pinned in queued:

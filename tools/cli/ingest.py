@@ -117,7 +117,7 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
         return 0
     request = _request(told, options, run.configuration.settings.ingest)
     if options["queued"]:
-        return enqueue(run, told, request, tool=options["tool"], pin=True)
+        return enqueue(run, told, request, tool=options["tool"])
     from ingest import session
 
     with run.open() as repository, run.console.reporter(WORDING) as reporter:
@@ -144,7 +144,7 @@ def _request(
     told: Sequence[Told], options: dict[str, Any], settings: IngestSettings
 ) -> IngestRequest:
     """What is asked for: the command line, and the configuration where that is silent."""
-    from ingest.session import LEVELS_AUTO, IngestRequest
+    from ingest.request import LEVELS_AUTO, IngestRequest
 
     streams = options["streams"] or settings.streams or "auto"
     compression = options["compression"] or settings.compression or "auto"

@@ -37,6 +37,7 @@ ENVIRONMENT: Final[tuple[tuple[str, str], ...]] = (
     ("REPO_LOCATION", "The repository, unless --repository says otherwise."),
     ("REPO_PROFILE", "The profile of the configuration, unless --profile says otherwise."),
     ("REPO_INDEX_DIR", "Where the index lies, unless --index-dir says otherwise."),
+    ("REPO_QUEUE", "Where the queue lies, whatever the configuration says."),
     ("REPO_PASSWORD", "The password. It is taken out of the environment of child processes."),
     ("REPO_PASSWORD_FILE", "A file that holds the password."),
     ("REPO_PASSWORD_COMMAND", "A command that prints the password. No shell reads it."),
