@@ -1,4 +1,5 @@
-"""Points: the sealed manifests of a repository; only those of unfinished runs are replaced.
+"""Points: the sealed manifests of a repository; those of unfinished runs are replaced, and
+others where a repair notes what is lost.
 
 And their pins, which are sealed in the same way.
 """
@@ -23,15 +24,27 @@ def write_point(folder: Folder, keys: Keys, header: Header, point: Point) -> Non
 
     The checkpoint of an unfinished point replaces the one before.
     """
+    data = _sealed(keys, header, point)
+    if point.unfinished:
+        folder.replace_unfinished(PointId(point.id), data)
+    else:
+        folder.write_point(PointId(point.id), data)
+
+
+def remark_point(folder: Folder, keys: Keys, header: Header, point: Point) -> bool:
+    """Put a manifest in the place of the point's own; False when the point is gone.
+
+    For a repair alone: what a point is never changes, but what is known to be lost of it does.
+    """
+    return folder.replace_point(PointId(point.id), _sealed(keys, header, point))
+
+
+def _sealed(keys: Keys, header: Header, point: Point) -> bytes:
     salt = secrets.token_bytes(32)
     point_id = PointId(point.id)
     key = keys.container(salt, "manifest", point_id)
     sealed = key.seal(0, Record.MANIFEST, point.pack())
-    file = PointFile(header.repository_id, point_id, salt, key.commitment, sealed)
-    if point.unfinished:
-        folder.replace_unfinished(point_id, file.pack())
-    else:
-        folder.write_point(point_id, file.pack())
+    return PointFile(header.repository_id, point_id, salt, key.commitment, sealed).pack()
 
 
 def read_point(folder: Folder, keys: Keys, point_id: PointId, *, unfinished: bool = False) -> Point:

@@ -7,6 +7,7 @@
     points/<id>.forgotten     a point that goes with the next garbage collection
     points/<id>.pin           why a point must not be forgotten
     snapshots/<id>            what a running ingest made on file systems of its sources
+    segments/<xx>/<id>.damaged, points/<id>.damaged    set aside by a repair, and no part of it
 
 Ids are 32 lower-case hex digits; <xx> are the first two of them. A name that begins with
 `.new-` is a file in the making: it means nothing to a reader and may be removed as soon as
@@ -36,6 +37,7 @@ OPEN_SUFFIX: Final = ".open"
 UNFINISHED_SUFFIX: Final = ".unfinished"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
 PIN_SUFFIX: Final = ".pin"
+DAMAGED_SUFFIX: Final = ".damaged"
 ID_BYTES: Final = 16
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -91,6 +93,22 @@ def forgotten_path(point_id: PointId) -> str:
 def pin_path(point_id: PointId) -> str:
     """The path of a point's pin below the repository."""
     return f"{POINTS}/{point_id.hex()}{PIN_SUFFIX}"
+
+
+def damaged_segment_path(segment_id: SegmentId) -> str:
+    """The path of a segment that a repair has set aside."""
+    return segment_path(segment_id, is_open=False) + DAMAGED_SUFFIX
+
+
+def damaged_point_path(point_id: PointId) -> str:
+    """The path of a manifest that a repair has set aside."""
+    return point_path(point_id) + DAMAGED_SUFFIX
+
+
+def parse_damaged_name(name: str) -> bytes | None:
+    """The id in the name of a file that was set aside; None when it is not one."""
+    stem = name.removesuffix(DAMAGED_SUFFIX)
+    return parse_id(stem) if stem != name else None
 
 
 def parse_id(name: str) -> bytes | None:

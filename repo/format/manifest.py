@@ -89,8 +89,8 @@ class Loss(msgspec.Struct, frozen=True):
     """What of a point is known to be lost: files that lack content, and directories.
 
     A directory counts when names in it are unknown; `bytes_lost` is the length of what is missing
-    of files. `lists` are those of the point's problem lists that name them (step `lost`).
-    `noted_ns`: when that was found, 0 when nothing is lost.
+    of files. `lists` are those of the point's problem lists that name them (step `lost`), and
+    `problems` is their number. `noted_ns`: when that was found, 0 when nothing is lost.
     """
 
     files: int = 0
@@ -98,6 +98,7 @@ class Loss(msgspec.Struct, frozen=True):
     bytes_lost: int = 0
     lists: tuple[bytes, ...] = ()
     noted_ns: int = 0
+    problems: int = 0
 
 
 class Problem(msgspec.Struct, array_like=True, frozen=True):

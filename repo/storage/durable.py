@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -157,6 +158,52 @@ def replace(folder: str | os.PathLike[str], name: str, data: bytes) -> None:
             raise
         os.close(fd)
         fsync_directory(folder)
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def replace_existing(folder: str | os.PathLike[str], name: str, data: bytes) -> bool:
+    """Like `replace`, but only where there is a file of that name; whether there was one.
+
+    Names are exchanged, so that a file which somebody removes meanwhile does not come back.
+    Raises RepositoryFailed.
+    """
+    path = os.path.join(folder, name)
+    with repository_io("cannot replace a file of the repository", path):
+        fd, temporary = create_temporary(folder)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+            _exchange(temporary, path)
+            fsync_directory(folder)
+        except FileNotFoundError:
+            discard_temporary(fd, temporary)
+            return False
+        except BaseException:
+            discard_temporary(fd, temporary)
+            raise
+        os.unlink(temporary)  # by now the old one
+        os.close(fd)
+    return True
+
+
+def _exchange(one: str, other: str) -> None:
+    """renameat2(2) with RENAME_EXCHANGE, or what comes close where there is none."""
+    paths = os.fsencode(one), os.fsencode(other)
+    if not _libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):
+        return
+    number = ctypes.get_errno()
+    if number not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(number, os.strerror(number), other)
+    # A file system without it. What is removed between these two calls comes back.
+    os.stat(other)
+    spare = f"{one}-old"
+    os.link(other, spare)
+    os.rename(one, other)
+    os.rename(spare, one)
 
 
 def write_new(folder: str | os.PathLike[str], name: str, data: bytes) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from repo.errors import Damaged, RepoError
+from repo.format.layout import damaged_segment_path
 from repo.storage.durable import repository_failed, repository_io
 from repo.storage.folder import Folder
 from repo.types import KIB, MIB, SegmentId
@@ -196,7 +197,9 @@ class Fetcher:
     def _open(self, segment_id: SegmentId) -> int:
         sealed = self._folder.segment_path(segment_id)
         # The second look at the sealed name is for a segment closed between the first two.
-        for path in (sealed, self._folder.segment_path(segment_id, open=True), sealed):
+        # And the last one for places in a segment that was set aside since they were looked up.
+        aside = self._folder.path / damaged_segment_path(segment_id)
+        for path in (sealed, self._folder.segment_path(segment_id, open=True), sealed, aside):
             try:
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

@@ -15,6 +15,7 @@ from repo.storage.durable import (
     make_directory,
     read_all,
     replace,
+    replace_existing,
     repository_io,
     sweep_temporaries,
     write_new,
@@ -190,6 +191,49 @@ class Folder:
                 return
             fsync_directory(path.parent)
 
+    def set_segment_aside(self, segment_id: SegmentId, is_open: bool) -> None:
+        """Gives a damaged segment a name under which nobody lists it, durably.
+
+        Whoever knows a place in it can still read it. No error when it is gone already.
+        """
+        path = self.segment_path(segment_id, is_open)
+        self._rename(path, self.path / layout.damaged_segment_path(segment_id))
+
+    def set_point_aside(self, point_id: PointId) -> None:
+        """Gives a damaged manifest a name under which nobody lists it, durably."""
+        path = self.path / layout.point_path(point_id)
+        self._rename(path, self.path / layout.damaged_point_path(point_id))
+
+    @staticmethod
+    def _rename(path: Path, new: Path) -> None:
+        with repository_io("cannot set a damaged file aside", path):
+            try:
+                os.rename(path, new)
+            except FileNotFoundError:
+                return
+            fsync_directory(path.parent)
+
+    def aside(self) -> list[Path]:
+        """The files that repairs have set aside."""
+        with repository_io("cannot list what was set aside", self.path):
+            top = self.path / layout.SEGMENTS
+            places = [self.path / layout.POINTS]
+            places += [top / shard for shard in sorted(os.listdir(top)) if layout.is_shard(shard)]
+            return [
+                place / name
+                for place in places
+                for name in sorted(os.listdir(place))
+                if layout.parse_damaged_name(name) is not None
+            ]
+
+    def remove_aside(self) -> int:
+        """Removes the files that repairs have set aside; returns how many."""
+        files = self.aside()
+        for path in files:
+            with repository_io("cannot remove what was set aside", path):
+                path.unlink(missing_ok=True)
+        return len(files)
+
     def recoverable(self) -> Iterator[AbandonedSegment]:
         """The open segments whose writer is dead, each locked until it is finished or closed.
 
@@ -233,6 +277,10 @@ class Folder:
     def write_point(self, point_id: PointId, data: bytes) -> None:
         """Publishes a point: when this returns, it is complete and durable."""
         write_new(self.path / layout.POINTS, point_id.hex(), data)
+
+    def replace_point(self, point_id: PointId, data: bytes) -> bool:
+        """Puts another manifest in the place of a point's; False when the point is gone."""
+        return replace_existing(self.path / layout.POINTS, point_id.hex(), data)
 
     def replace_unfinished(self, point_id: PointId, data: bytes) -> None:
         """Puts a newer checkpoint in the place of the last one, durably, or leaves that one."""

@@ -177,6 +177,14 @@ class Findings:
             )
         return self._missing
 
+    def is_missing(self, damage: Damage) -> bool:
+        """Whether a damage is that of the chunks that nothing holds."""
+        return damage is self._missing
+
+    def told(self) -> list[Damage]:
+        """All damage, without the missing chunks of which each point that suffers says so."""
+        return [d for d in self.damages if d is not self._missing or d.points_total]
+
     def at(self, chunk_id: bytes, segment_id: SegmentId, place: Place) -> Damage | None:
         """The known damage that a chunk at this place suffers from."""
         return (

@@ -36,9 +36,10 @@ class Losses:
         self._bytes += bytes_lost
         self._add(Problem(path, STEP, 0, f"{bytes_lost} bytes of its content are lost: {why}"))
 
-    def directory(self, path: bytes, why: str) -> None:
-        """Names in a directory, and all below them, are lost."""
+    def directory(self, path: bytes, bytes_lost: int, why: str) -> None:
+        """Names in a directory are lost, and so many bytes of content below them."""
         self._directories += 1
+        self._bytes += bytes_lost
         self._add(Problem(path, STEP, 0, f"names in this directory are lost: {why}"))
 
     def problems(self, why: str) -> None:
@@ -61,7 +62,14 @@ class Losses:
         self._flush()
         if not self._lists:
             return Loss()
-        return Loss(self._files, self._directories, self._bytes, tuple(self._lists), time.time_ns())
+        return Loss(
+            files=self._files,
+            directories=self._directories,
+            bytes_lost=self._bytes,
+            lists=tuple(self._lists),
+            noted_ns=time.time_ns(),
+            problems=self.total,
+        )
 
 
 def reason(error: RepoError, folder: Folder) -> str:

@@ -17,7 +17,9 @@ class VerifyReport:
     """What came of a verification. `segments`, `frames` and `chunks` are those looked at.
 
     `open_segments`: not closed by a running or killed job, and checked only as far as the index
-    knows them (keyless: not at all).
+    knows them (keyless: not at all). points_marked: those whose marks say what is lost of them,
+    which is no damage any more; losses_known: how many files and directories that are, in all
+    points.
     """
 
     level: Level
@@ -29,6 +31,8 @@ class VerifyReport:
     points: int
     bytes_read: int
     seconds: float
+    points_marked: int = 0
+    losses_known: int = 0
 
     @property
     def exit_status(self) -> int:

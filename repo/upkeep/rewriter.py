@@ -48,8 +48,16 @@ class _Rewritten(NamedTuple):
     whole: bool
 
 
-_Work = Generator[tuple[bytes, bytes], _Rewritten, _Rewritten]
-"""Rewrites one directory: asks for those below as (node id, path), ends with its own."""
+class _Below(NamedTuple):
+    """A directory that is wanted first: its node, its path and the bytes below it."""
+
+    node: bytes
+    path: bytes
+    size: int
+
+
+_Work = Generator[_Below, _Rewritten, _Rewritten]
+"""Rewrites one directory: asks for those below it, ends with its own."""
 
 
 class Rewriter:
@@ -67,11 +75,17 @@ class Rewriter:
 
     def root(self, entry: Entry) -> Entry:
         """The root directory of a point, everything below it rewritten."""
-        return msgspec.structs.replace(entry, node=self._tree(entry.node, b"").id)
+        return msgspec.structs.replace(entry, node=self.directory(entry, b""))
 
-    def directory(self, node: bytes, path: bytes) -> bytes:
+    def directory(self, entry: Entry, path: bytes) -> bytes:
         """The target's id for one directory of the origin and all below it."""
-        return self._tree(node, path).id
+        return self._tree(_Below(entry.node, path, entry.bytes_below)).id
+
+    def file(self, entry: Entry, path: bytes) -> None:
+        """The lists of a file's chunks."""
+        _, lost, why = self._rows(parse_extents(entry.extents), entry.extent_level)
+        if lost:
+            self._losses.file(path, lost, why)
 
     def problems(self, chunk_ids: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """The lists of a point's problems."""
@@ -88,12 +102,12 @@ class Rewriter:
 
     # Directories
 
-    def _tree(self, node: bytes, path: bytes) -> _Rewritten:
+    def _tree(self, top: _Below) -> _Rewritten:
         """Rewrite a directory and all below it, without recursion: trees may be deep."""
-        known = self._translation.get(node)
+        known = self._translation.get(top.node)
         if known is not None:
             return _Rewritten(known, whole=True)
-        way: list[_Work] = [self._directory(node, path, 0)]
+        way: list[_Work] = [self._directory(top, 0)]
         answer: _Rewritten | None = None
         while True:
             try:
@@ -105,30 +119,28 @@ class Rewriter:
                     return finished
                 answer = finished
                 continue
-            known = self._translation.get(asked[0])
+            known = self._translation.get(asked.node)
             answer = None if known is None else _Rewritten(known, whole=True)
             if answer is None:
-                way.append(self._directory(*asked, len(way)))
+                way.append(self._directory(asked, len(way)))
 
-    def _directory(self, node_id: bytes, path: bytes, depth: int) -> _Work:
+    def _directory(self, here: _Below, depth: int) -> _Work:
         try:
-            node = read_node(self._reader, node_id)
+            node = read_node(self._reader, here.node)
             if depth >= limits.TREE_DEPTH_MAX:
                 raise Damaged("directories are nested too deeply")
         except UNREADABLE as failure:
-            self._losses.directory(path, self._reason(failure))
-            return _Rewritten(self._translation.stand_in(node_id), whole=False)
-        joined, whole_joined = yield from self._run(node.joined, path)
-        listed, whole_listed = yield from self._run(node.listed, path)
+            self._losses.directory(here.path, here.size, self._reason(failure))
+            return _Rewritten(self._translation.stand_in(here.node), whole=False)
+        joined, whole_joined = yield from self._run(node.joined, here.path)
+        listed, whole_listed = yield from self._run(node.listed, here.path)
         new_id = self._put(node._replace(joined=joined, listed=listed).pack())
         whole = whole_joined and whole_listed
         if whole:
-            self._translation.put(node_id, new_id)
+            self._translation.put(here.node, new_id)
         return _Rewritten(new_id, whole)
 
-    def _run(
-        self, run: Run, path: bytes
-    ) -> Generator[tuple[bytes, bytes], _Rewritten, tuple[Run, bool]]:
+    def _run(self, run: Run, path: bytes) -> Generator[_Below, _Rewritten, tuple[Run, bool]]:
         whole = True
         pages = []
         packed = run.entries
@@ -141,7 +153,8 @@ class Rewriter:
                     continue
             if branch.failure is not None:
                 whole = False
-                self._losses.directory(path, self._reason(branch.failure))
+                size = 0 if page is None else page.bytes_below
+                self._losses.directory(path, size, self._reason(branch.failure))
                 if page is not None:
                     stand_in = self._translation.stand_in(page.id)
                     pages.append(msgspec.structs.replace(page, id=stand_in))
@@ -160,13 +173,13 @@ class Rewriter:
 
     def _entries(
         self, entries: list[Entry], path: bytes
-    ) -> Generator[tuple[bytes, bytes], _Rewritten, tuple[list[Entry], bool]]:
+    ) -> Generator[_Below, _Rewritten, tuple[list[Entry], bool]]:
         rewritten: list[Entry] = []
         whole = True
         for entry in entries:
             new = entry
             if entry.node:
-                below = yield entry.node, _join(path, entry.name)
+                below = yield _Below(entry.node, _join(path, entry.name), entry.bytes_below)
                 whole = whole and below.whole
                 new = msgspec.structs.replace(entry, node=below.id)
             elif entry.extents:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from operator import attrgetter
 from struct import Struct
 from typing import Final
@@ -69,13 +70,18 @@ class TreeCheck:
         findings: Findings,
         clean: Scratch,
         still_there: Callable[[], object],
+        known_lost: Scratch | None = None,
     ) -> None:
-        """clean: takes the subtrees that were found clean. still_there: see `Surveyor`."""
+        """clean: takes the subtrees that were found clean. still_there: see `Surveyor`.
+
+        known_lost: takes what the marks of points say is lost, which is no news.
+        """
         self._reader = reader
         self._places = places
         self._findings = findings
         self._clean = clean
         self._still_there = still_there
+        self._known_lost = known_lost
         self._point = ""
         self._way: list[_Directory] = []
 
@@ -83,6 +89,7 @@ class TreeCheck:
         """Check everything that a point relies on."""
         self._point = point.id.hex()
         self._check_problems(point)
+        self._learn_losses(point)
         self._enter(point.root, b"")
         while self._way:
             top = self._way[-1]
@@ -99,6 +106,21 @@ class TreeCheck:
                 parse_problems(bytes(data or b"\x90"), where="")
             except Damaged as damage:
                 self._hit(self._bad(chunk_id, damage.what), None)
+
+    def _learn_losses(self, point: Point) -> None:
+        """Read what the mark of a point says is lost."""
+        if self._known_lost is None:
+            return
+        for chunk_id in point.loss.lists:
+            data = self._chunk(chunk_id, None)
+            for problem in parse_problems(bytes(data), where="") if data is not None else ():
+                self._known_lost.add(self._loss_key(problem.path))
+
+    def _is_known(self, path: bytes) -> bool:
+        return self._known_lost is not None and self._loss_key(path) in self._known_lost
+
+    def _loss_key(self, path: bytes) -> bytes:
+        return blake2b(self._point.encode() + path, digest_size=32).digest()
 
     # Directories
 
@@ -321,6 +343,8 @@ class TreeCheck:
                 if id(damage) in top.told:
                     return
                 top.told.add(id(damage))
+        if path is not None and self._findings.is_missing(damage) and self._is_known(path):
+            return
         damage.hit(self._point, path)
 
 

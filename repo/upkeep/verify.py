@@ -126,6 +126,7 @@ class _Check:
         self._counts = Checked(0, 0, 0, (), ())
         self._bytes_expected: int | None = None
         self._segments = self._open_segments = self._points = 0
+        self._marked = self._files_lost = 0
 
     def index_unusable(self, error: RepoError) -> None:
         """The index was of no use, and was built anew."""
@@ -139,6 +140,7 @@ class _Check:
             Lease.acquire(self._folder, "verify", environment.epoch()) as lease,
             closing(Fetcher(self._folder)) as fetcher,
             Scratch.make(self._repository.index_path.parent) as clean,
+            Scratch.make(self._repository.index_path.parent) as lost,
         ):
             self._check_files()
             # Points before segments: whatever they rely on is then there to be found.
@@ -154,7 +156,7 @@ class _Check:
                 self._on_notice("garbage collection ran meanwhile: index and footers not compared")
             reader = Reader(fetcher, self._keys, self._places, cache_bytes=CACHE_BYTES)
             still_there = self._files.still_there
-            trees = TreeCheck(reader, self._places, self._findings, clean, still_there)
+            trees = TreeCheck(reader, self._places, self._findings, clean, still_there, lost)
             self._check_points(points, trees)
 
     def _check_files(self) -> None:
@@ -248,6 +250,8 @@ class _Check:
             point = self._files.point(point_id, self._read_point)
             if point is not None:
                 trees.point(point)
+                self._marked += bool(point.loss.noted_ns)
+                self._files_lost += point.loss.problems
             self._points += 1
         self._report("checking points", len(points), len(points))
 
@@ -280,12 +284,14 @@ class _Check:
         """What came of it."""
         return VerifyReport(
             level=self._level,
-            damages=self._findings.damages,
+            damages=self._findings.told(),
             segments=self._segments,
             open_segments=self._open_segments,
             frames=self._counts.frames,
             chunks=self._counts.chunks,
             points=self._points,
+            points_marked=self._marked,
+            losses_known=self._files_lost,
             bytes_read=self._counts.bytes_read,
             seconds=time.monotonic() - self._started,
         )

@@ -48,6 +48,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
     "Upkeep": {
         "synth": Listed("tools.cli.synth:synth", "Make a full from points, without the source."),
         "copy": Listed("tools.cli.copy:copy", "Copy points to another repository."),
+        "repair": Listed("tools.cli.repair:repair", "Save what can be saved after damage."),
         "verify": Listed("tools.cli.verify:verify", "Check the repository for damage."),
         "rebuild-index": Listed(
             "tools.cli.rebuild_index:rebuild_index", "Make the index anew from the segments."

@@ -123,6 +123,12 @@ def _tell(run: Invocation, report: VerifyReport) -> None:
     )
     if report.open_segments:
         run.console.say(f"{human.plural(report.open_segments, 'segment')} still being written")
+    if report.points_marked:
+        lost = human.plural(report.losses_known, "loss", "losses")
+        run.console.result(
+            f"{human.plural(report.points_marked, 'point')} marked, with {lost} known since a "
+            "repair or copy (`repo points` shows them)"
+        )
     if report.damages:
         run.console.result(f"Damage found in {human.plural(len(report.damages), 'place')}")
     elif report.level == "structure":
@@ -151,6 +157,8 @@ def _summary(report: VerifyReport) -> dict[str, Any]:
         "level": report.level,
         "damages": len(report.damages),
         "points": report.points,
+        "points_marked": report.points_marked,
+        "losses_known": report.losses_known,
         "segments": report.segments,
         "segments_open": report.open_segments,
         "frames": report.frames,

@@ -1,0 +1,166 @@
+"""A repair that is killed or fails: what could be read is not lost, and the next one goes on."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from repo import keyfile
+from repo.keys import KeyFile
+from repo.repository import Repository
+from repo.upkeep.verify import verify
+from tests.crash import scenes
+from tests.damage.small import Contents, Lost, lost_paths, read_back
+from tests.support import command, health, readback, tracer
+from tests.support.tracer import Call
+
+SAMPLE = 6
+"""Calls at which a repair is killed; all of them with --deep."""
+
+counts = pytest.mark.parametrize(
+    "count", [SAMPLE, pytest.param(0, marks=pytest.mark.deep, id="every")]
+)
+
+
+class Scene(NamedTuple):
+    """A damaged repository; what can be read of it, and what a repair leaves."""
+
+    hurt: command.Repository
+    before: Contents
+    after: Contents
+
+    def fresh(self, folder: Path) -> command.Repository:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.hurt.path.parent, folder)
+        return command.Repository(folder)
+
+    def traced(
+        self, made: command.Repository, decide: tracer.Decide = lambda _call: None
+    ) -> tracer.Traced:
+        return tracer.run(
+            command.words("repair"),
+            env=made.env,
+            folder=made.home,
+            under=[made.path],
+            decide=decide,
+        )
+
+    def sound(self, made: command.Repository) -> None:
+        """Whatever could be read before can be read, and nothing is read as something else."""
+        with readback.opened(made) as opened:
+            now = read_back(opened)
+        assert now.keys() == self.before.keys()
+        for point, contents in self.before.items():
+            for path, data in contents.items():
+                if not isinstance(data, Lost):
+                    assert now[point].get(path) == data, path
+
+    def finish(self, made: command.Repository) -> None:
+        """Run it to its end: the same is saved as by one that was never disturbed."""
+        done = subprocess.run(
+            command.words("repair"), env=made.env, check=False, capture_output=True
+        )
+        assert done.returncode == 4, done.stderr
+        with readback.opened(made) as opened:
+            assert comparable(read_back(opened)) == comparable(self.after)
+            report = verify(opened, level="data")
+            assert (report.damages, report.losses_known > 0) == ([], True)
+            opened.rebuild_index()
+            assert comparable(read_back(opened)) == comparable(self.after)
+        assert [name for name in health.leftovers(made.path) if ".damaged" not in name] == []
+
+
+def comparable(contents: Contents) -> dict[str, dict[str, object]]:
+    return {
+        point: {path: None if isinstance(data, Lost) else data for path, data in held.items()}
+        for point, held in contents.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("repair")
+    hurt = command.Repository(folder / "hurt")
+    hurt.home.mkdir(parents=True)
+    keyfile.create(hurt.key_file)
+    Repository.create(hurt.path, KeyFile(hurt.key_file), header=scenes.SMALL).close()
+    for seed in (1, 2):
+        scenes.plant(folder / "source", seed)
+        hurt.run("ingest", folder / "source", "--streams", "1")
+    segments = sorted(hurt.path.glob("segments/*/*"), key=lambda path: path.stat().st_size)
+    for segment in segments[-2:]:
+        data = bytearray(segment.read_bytes())
+        data[len(data) // 2] ^= 1
+        segment.chmod(0o600)
+        segment.write_bytes(data)
+    with readback.opened(hurt) as opened:
+        before = read_back(opened)
+    assert lost_paths(before)
+    scene = Scene(hurt, before, {})
+    done = scene.fresh(folder / "done")
+    assert scene.traced(done).status == 4
+    with readback.opened(done) as opened:
+        return scene._replace(after=read_back(opened))
+
+
+@counts
+def test_a_killed_repair_loses_nothing_and_goes_on(
+    scene: Scene, tmp_path: Path, count: int
+) -> None:
+    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
+    for call in scenes.sample(undisturbed.calls, count):
+        made = scene.fresh(tmp_path / "try")
+        result = scene.traced(made, scenes.at(call, tracer.KILL))
+        with scenes.told(f"killed before call {call.number}", result):
+            assert result.status in (-9, 4)
+            scene.sound(made)
+            scene.finish(made)
+
+
+@counts
+def test_a_second_kill_hits_what_recovers(scene: Scene, tmp_path: Path, count: int) -> None:
+    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
+    first = scenes.sample(undisturbed.calls, 5)[2]
+    killed = scene.fresh(tmp_path / "killed")
+    assert scene.traced(killed, scenes.at(first, tracer.KILL)).status == -9
+    shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
+    again = scene.traced(command.Repository(tmp_path / "undisturbed"))
+    assert again.status == 4
+    for call in scenes.sample(again.calls, count and 3):
+        shutil.rmtree(tmp_path / "try", ignore_errors=True)
+        shutil.copytree(tmp_path / "killed", tmp_path / "try")
+        made = command.Repository(tmp_path / "try")
+        result = scene.traced(made, scenes.at(call, tracer.KILL))
+        with scenes.told(f"killed again before call {call.number}", result):
+            scene.sound(made)
+            scene.finish(made)
+
+
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.deep, id="every")])
+def test_a_repair_that_fails_says_so_and_goes_on(
+    scene: Scene, tmp_path: Path, failure: int, count: int
+) -> None:
+    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
+    for call in scenes.sample(undisturbed.calls, count):
+        made = scene.fresh(tmp_path / "try")
+        met: list[str] = []
+
+        def fail(each: Call, at: int = call.number, met: list[str] = met) -> object:
+            if each.number != at:
+                return None
+            met.append(each.name)
+            return failure
+
+        result = scene.traced(made, fail)
+        with scenes.told(f"call {call.number} failed", result):
+            assert "Traceback" not in result.err
+            assert "internal error" not in result.err
+            assert result.status == (12 if met and met != ["mkdir"] else 4)
+            scene.sound(made)
+            scene.finish(made)
