@@ -69,10 +69,10 @@ def found(
 
 
 def is_base(point: Point) -> bool:
-    """Whether a point can be compared with: not when content of it is lost, nor when it was made
-    of other points, for then it does not say when its files were looked at.
+    """Whether a point can be compared with: not when content of it is lost, nor when it is a
+    delta or was made of other points, for then it does not say when its files were looked at.
     """
-    return not (point.unfinished or point.loss.noted_ns or point.synthesis.points)
+    return not (point.unfinished or point.delta or point.loss.noted_ns or point.synthesis.points)
 
 
 def _forced(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
 import time
 from dataclasses import dataclass
 
 from ingest.base import Foundation
 from ingest.changes.changesource import Verdict
 from ingest.job import JobSource, ProgressState
+from ingest.owners import owner_names
 from ingest.snapshots.snapshot import Held, Snapshot
 from ingest.source import SourceIdentity
 from repo.format.manifest import BaseRecord, Point, Statistics
@@ -57,7 +56,7 @@ class OpenedSource:
     def point(self, root: Entry, state: ProgressState) -> Point:
         """The point with that root. `state` is the job's, of which new bytes are counted."""
         assembly = self.job_source.assembly
-        users, groups = _owner_names(assembly.owners)
+        users, groups = owner_names(assembly.owners)
         foundation = self.foundation
         before = [tree.point for tree in foundation.trees]
         for point in reversed(before):  # who owns what was taken over was not looked at
@@ -100,20 +99,3 @@ class OpenedSource:
                 distrusted=self.distrusted,
             ),
         )
-
-
-def _owner_names(owners: set[tuple[int, int]]) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of the numbers met, as this machine knows them."""
-    users: dict[str, str] = {}
-    groups: dict[str, str] = {}
-    for uid in {uid for uid, _ in owners}:
-        try:
-            users[str(uid)] = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            continue
-    for gid in {gid for _, gid in owners}:
-        try:
-            groups[str(gid)] = grp.getgrgid(gid).gr_name
-        except KeyError:
-            continue
-    return users, groups

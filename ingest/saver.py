@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT
-from typing import Final
+from typing import Final, Protocol
 
 from ingest.filereader import (
     ContentReader,
@@ -19,7 +19,6 @@ from ingest.filereader import (
 )
 from ingest.outcome import Deferred, Failed, Outcome, Saved, Torn, Vanished, failed
 from ingest.statx import Stat, stat_at, stat_fd
-from ingest.stream import Stream
 from ingest.task import Subject
 from repo.format import limits
 from repo.format.node import EXTENT_ROW, HOLE, Entry
@@ -41,10 +40,18 @@ def version_of(stat: Stat) -> Version:
     return (stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
 
 
+class Chunks(Protocol):
+    """Where chunks go: a stream, as a rule."""
+
+    def add(self, data: bytes | memoryview) -> bytes:
+        """Take a chunk; returns its id. The memory must stay as it is."""
+        ...
+
+
 class Saver:
     """Saves entries of one source into a stream."""
 
-    def __init__(self, stream: Stream, cutter: Cutter, subject: Subject, range_bytes: int) -> None:
+    def __init__(self, stream: Chunks, cutter: Cutter, subject: Subject, range_bytes: int) -> None:
         self._add = stream.add
         self._cutter = cutter
         self._small = cutter.parameters.minimum

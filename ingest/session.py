@@ -235,7 +235,7 @@ def _custody(repository: Repository, request: IngestRequest) -> Custody:
 def _points_before(repository: Repository, request: IngestRequest) -> list[Point]:
     """The points that may serve as base, the newest first."""
     if request.base not in ("auto", "none"):
-        return [repository.point(request.base)]
+        return [repository.point(request.base, stored=True)]
     return repository.points(on_damage=lambda _damage: None)[::-1]
 
 
@@ -253,7 +253,7 @@ def _foundation(
         points = [point for point in points if point.source_id == source.identity.id]
     elif not is_base(points[0]):
         raise UsageError(
-            "this point cannot be a base: content of it is lost, or it was made of other points",
+            "this point cannot be a base: content of it is lost, it is a delta, or made of others",
             where=request.base,
             next_step="`--base auto` takes the newest that can",
         )

@@ -109,6 +109,7 @@ class Catalogue:
             return
         try:
             point = read_point(self._repository.folder, self._repository.keys, PointId(point_id))
+            point = self._repository.resolved(point)
         except Damaged as damage:
             self._damaged.add(point_id)
             log.warning("%s", damage)

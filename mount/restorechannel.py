@@ -24,13 +24,17 @@ MESSAGE_BYTES_MAX = 256 << 20
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """The first message. `keys` are the derived ones; `root` is the descriptor of the target."""
+    """The first message. `keys` are the derived ones; `root` is the descriptor of the target.
+
+    `kept`: the nodes of a delta point, which are in no segment.
+    """
 
     keys: bytes
     repository: str
     repository_id: bytes
     index: str
     root: int
+    kept: list[bytes] = []
 
 
 class Answers(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -111,6 +111,7 @@ class RestoreJob:
             repository.header.repository_id,
             str(repository.index_path),
             root_fd,
+            repository.kept.nodes(),
         )
 
     def run(self, root: Entry, *, fresh: bool) -> None:

@@ -50,6 +50,8 @@ def serve(end: WorkerEnd, stopped: StopSign) -> None:
     folder = Folder(start.repository)
     with Environment.open(start.index, RepositoryId(start.repository_id), create=False) as index:
         reader = Reader(Fetcher(folder), keys, Places(index))
+        for node in start.kept:
+            reader.keep(node)
         target = Target(start.root)
         restorer = Restorer(reader, keys, target, end, stopped)
         end.send(Ready())

@@ -20,7 +20,7 @@ import msgspec
 from repo.directory import DirectoryMaker, PutMeta
 from repo.errors import Damaged
 from repo.format import limits
-from repo.format.node import Entry
+from repo.format.node import REMOVED, Entry
 from repo.tree import Tree
 from repo.types import Kind
 
@@ -41,11 +41,13 @@ class Layer(NamedTuple):
     """A tree at some path, as one of several.
 
     entry: what it has there; None: nothing, it only removes. removed: a tree of names that are
-    hidden in the layers below: a directory leads to some, anything else hides all that is there.
-    source: layers of one source have one number. fills: it counts only where a layer above it of
-    its source knows nothing. way: so many levels from here are only the way to what it has: their
-    nodes are in no segment, and their metadata counts only where nobody else has any. links: not 0
-    for sources whose inode numbers may be those of another: those of hard links are changed by it.
+    hidden in the layers of its source below it (in all of them, when it is of none): a directory
+    leads to some, anything else hides all that is there. source: layers of one source have one
+    number, 0: of none. fills: it counts only where a layer above it of its source knows nothing.
+    way: so many levels from here are only the way to what it has: their nodes are in no segment,
+    and their metadata counts only where nobody else has any. links: not 0 for sources whose inode
+    numbers may be those of another: those of hard links are changed by it. delta: names marked as
+    removed (`node.REMOVED`) are so.
     """
 
     entry: Entry | None
@@ -54,6 +56,7 @@ class Layer(NamedTuple):
     fills: Unknown | None = None
     way: int = 0
     links: int = 0
+    delta: bool = False
 
 
 class Relink(Protocol):
@@ -72,7 +75,10 @@ def counting(path: bytes, layers: Sequence[Layer]) -> list[Layer]:
     found: list[Layer] = []
     winner: Entry | None = None
     known: dict[int, Entry] = {}
+    hidden: set[int] = set()
     for each in layers:
+        if each.source in hidden:
+            continue
         layer = each if each.fills is None else _filling(path, each, known)
         entry = layer.entry
         if entry is not None:
@@ -83,8 +89,11 @@ def counting(path: bytes, layers: Sequence[Layer]) -> list[Layer]:
             winner = winner or entry
         elif _is_directory(layer.removed):
             found.append(layer._replace(entry=None))
-        hides = layer.removed is not None and not _is_directory(layer.removed)
-        if hides or (winner is not None and not _is_directory(winner)):
+        if layer.removed is not None and not _is_directory(layer.removed):
+            hidden.add(layer.source)
+            if not layer.source:
+                break
+        if winner is not None and not _is_directory(winner):
             break
     return found
 
@@ -101,6 +110,16 @@ def _filling(path: bytes, layer: Layer, known: dict[int, Entry]) -> Layer:
         return whole
     both = _is_directory(newer) and _is_directory(layer.entry)
     return layer if both and layer.fills.leads_to(path) else layer._replace(entry=None)
+
+
+def _unmarked(layer: Layer) -> Layer:
+    """A layer of a delta at a name, with the mark of a removal turned into one."""
+    entry = layer.entry
+    if entry is None or entry.absent != REMOVED:
+        return layer
+    removed = msgspec.structs.replace(entry, kind=Kind.FILE)
+    there = msgspec.structs.replace(entry, absent="") if entry.node else None
+    return layer._replace(entry=there, removed=removed)
 
 
 def _is_directory(entry: Entry | None) -> bool:
@@ -129,7 +148,7 @@ class Merge:
 
     def run(self, layers: Sequence[Layer]) -> Entry:
         """The root of the merged tree, whose new nodes are stored. Raises Damaged."""
-        top = self._at(b"", layers)
+        top = self._at(b"", [_unmarked(layer) if layer.delta else layer for layer in layers])
         if top is None:
             raise ValueError("a merge of nothing")
         if not isinstance(top, _Folder):
@@ -215,7 +234,7 @@ class Merge:
                 candidates[-1] = (
                     last._replace(removed=entry) if which else last._replace(entry=entry)
                 )
-            yield name, candidates
+            yield name, [_unmarked(one) if one.delta else one for one in candidates]
 
     def _stream(
         self, directory: Entry | None, number: int, which: int

@@ -16,6 +16,7 @@ from repo.format.frame import TABLE_ROW
 from repo.format.place import Place
 from repo.format.segment import HEADER_BYTES, SegmentHeader
 from repo.index.places import Places, SegmentRow
+from repo.kept import KEPT_SEGMENT, Kept
 from repo.keys import ContainerKey, Keys
 from repo.sealer import Frame, open_frame
 from repo.storage.fetcher import GAP_BYTES, RUN_BYTES_MAX, Fetcher, Request, join
@@ -32,7 +33,13 @@ class Reader:
     """Reads chunks of one repository."""
 
     def __init__(
-        self, fetcher: Fetcher, keys: Keys, places: Places, *, cache_bytes: int = CACHE_BYTES
+        self,
+        fetcher: Fetcher,
+        keys: Keys,
+        places: Places,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        kept: Kept | None = None,
     ) -> None:
         self.places = places
         self._fetcher = fetcher
@@ -41,24 +48,21 @@ class Reader:
         self._segment_keys: dict[SegmentId, ContainerKey] = {}
         self._lock = threading.Lock()
         self._opening: dict[FrameKey, threading.Event] = {}
-        self._kept: dict[bytes, bytes] = {}
+        self._kept = Kept() if kept is None else kept
 
     def keep(self, data: bytes) -> ChunkId:
-        """Take a node that is in no segment: `chunk` gives it from memory. Returns its id."""
+        """Take a node that is in no segment; it is read like one that is. Returns its id."""
         chunk_id = self._keys.chunk_id(data)
-        self._kept[chunk_id] = data
+        self._kept.add(chunk_id, data)
         return chunk_id
 
     def chunk(self, chunk_id: ChunkId) -> memoryview:
         """A chunk's plaintext. Raises Damaged when it is missing or its frame does not verify."""
-        kept = self._kept.get(chunk_id)
-        if kept is not None:
-            return memoryview(kept)
         return self.chunk_at(chunk_id, self.place(chunk_id))
 
     def place(self, chunk_id: ChunkId) -> Place:
         """Where a chunk lies. Raises Damaged when the index does not know it."""
-        place = self.places.find(chunk_id[:CHUNK_KEY_BYTES])
+        place = self.places.find(chunk_id[:CHUNK_KEY_BYTES]) or self._kept.place(chunk_id)
         if place is None:
             raise missing_chunk(chunk_id)
         return place
@@ -68,7 +72,7 @@ class Reader:
         found = self.places.find_many([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in chunk_ids])
         places: list[Place] = []
         for chunk_id in chunk_ids:
-            place = found.get(chunk_id[:CHUNK_KEY_BYTES])
+            place = found.get(chunk_id[:CHUNK_KEY_BYTES]) or self._kept.place(chunk_id)
             if place is None:
                 raise missing_chunk(chunk_id)
             places.append(place)
@@ -87,6 +91,8 @@ class Reader:
 
     def describe(self, place: Place) -> str:
         """A place in words: the segment's id and the frame's number."""
+        if place.segment == KEPT_SEGMENT:
+            return "a directory of a delta point"
         return f"segment {self.segment(place).segment_id.hex()}, frame {place.frame}"
 
     def segment(self, place: Place) -> SegmentRow:
@@ -137,6 +143,13 @@ class Reader:
         return self._open_frames(wanted)
 
     def _open_frames(self, wanted: Sequence[FrameKey]) -> list[Frame]:
+        stored = iter(self._open_stored([key for key in wanted if key[0] != KEPT_SEGMENT]))
+        return [
+            self._kept.frame(number) if segment == KEPT_SEGMENT else next(stored)
+            for segment, number in wanted
+        ]
+
+    def _open_stored(self, wanted: Sequence[FrameKey]) -> list[Frame]:
         requests = [self._extent(*key) for key in wanted]
         sealed = self._read_views(requests)
         frames: list[Frame] = []

@@ -11,24 +11,29 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from repo import recovery, unlock
 from repo.errors import Damaged, UsageError
 from repo.format.header import Header
 from repo.format.keyslot import KdfCost, KeySlot
 from repo.format.manifest import Point
+from repo.format.node import Entry
 from repo.index.environment import Environment, IndexUnusable
 from repo.index.location import index_folder
 from repo.index.places import Places
 from repo.index.probe import probe
+from repo.kept import Kept
 from repo.keys import Credential, Keys, derive, new_root
-from repo.points import read_point
+from repo.lineage import lineage, merged
+from repo.points import read_forgotten, read_point
 from repo.reader import CACHE_BYTES, Reader
 from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
 from repo.storage.lease import Lease
 from repo.storage.lease import sweep as sweep_leases
 from repo.tree import Tree
-from repo.types import RepositoryId, Secret
+from repo.types import PointId, RepositoryId, Secret
 from repo.writer import Writer
 
 Notice = Callable[[str], None]
@@ -60,6 +65,8 @@ class Repository:
         self._environment: Environment | None = None
         self._fetcher: Fetcher | None = None
         self._reader: Reader | None = None
+        self._kept = Kept()
+        self._resolved: dict[bytes, Entry] = {}
 
     @classmethod
     def create(
@@ -168,17 +175,19 @@ class Repository:
         points.sort(key=lambda point: (point.created_ns, point.id))
         return points
 
-    def point(self, spec: str, *, unfinished: bool = False) -> Point:
+    def point(self, spec: str, *, unfinished: bool = False, stored: bool = False) -> Point:
         """The point that a user means: an id prefix, `latest`, `latest:SOURCE` or `SOURCE@TIME`.
 
-        With `unfinished` also what a run has left that has not ended, by its id only.
+        With `unfinished` also what a run has left that has not ended, by its id only. A delta
+        comes as the full that it shows, unless it is wanted as it is `stored`.
 
         TIME is local ISO time, as precise as you like: the newest point of that source received
         up to the end of that day, minute or second is meant.
         Raises UsageError when none or several fit.
         """
         if spec and set(spec) <= set("0123456789abcdef"):
-            return self._point_by_prefix(spec, unfinished=unfinished)
+            point = self._point_by_prefix(spec, unfinished=unfinished)
+            return point if stored else self.resolved(point)
         points = self.points(on_damage=lambda damage: self._on_notice(str(damage)))
         source, at, time_text = spec.rpartition("@")
         if spec == "latest":
@@ -194,7 +203,7 @@ class Repository:
             raise UsageError(
                 "no such point", where=spec, next_step="`repo points` lists what there is"
             )
-        return fitting[-1]
+        return fitting[-1] if stored else self.resolved(fitting[-1])
 
     def _point_by_prefix(self, prefix: str, *, unfinished: bool) -> Point:
         # A run that has just ended, or died at its very end, has both: the point counts.
@@ -206,6 +215,43 @@ class Repository:
             next_step = "give more digits" if ids else "`repo points` lists what there is"
             raise UsageError(what, where=prefix, next_step=next_step)
         return read_point(self.folder, self.keys, ids[0], unfinished=states[ids[0]])
+
+    def lineage(self, point: Point) -> list[Point]:
+        """A point and, when it is a delta, all that it lies over, as they are stored; the full
+        last. It relies on the trees of all of them, whether they were forgotten or not.
+
+        Raises Damaged when one of them is not there.
+        """
+        if not point.delta:
+            return [point]
+        return lineage(self._named(PointId(point.id)), self._named)
+
+    def _named(self, point_id: PointId) -> Point:
+        try:
+            return read_point(self.folder, self.keys, point_id)
+        except Damaged:
+            if point_id not in set(self.folder.forgotten()):
+                raise
+            return read_forgotten(self.folder, self.keys, point_id)
+
+    def resolved(self, point: Point) -> Point:
+        """A point as a full: the root of a delta is that of its tree over its base's.
+
+        The nodes which that makes are kept as long as the repository is open; every reader of it
+        finds them. Raises Damaged.
+        """
+        if not point.delta:
+            return point
+        root = self._resolved.get(point.id)
+        if root is None:
+            root = merged(self.tree, self.lineage(point), self.reader.keep)
+            self._resolved[point.id] = root
+        return msgspec.structs.replace(point, root=root)
+
+    @property
+    def kept(self) -> Kept:
+        """The nodes of delta points that were resolved."""
+        return self._kept
 
     # -- key slots ----------------------------------------------------------------------------
 
@@ -324,7 +370,9 @@ class Repository:
 
     def new_reader(self, *, cache_bytes: int = CACHE_BYTES) -> Reader:
         """A reader with a frame cache of its own."""
-        return Reader(self.fetcher, self.keys, self.places, cache_bytes=cache_bytes)
+        return Reader(
+            self.fetcher, self.keys, self.places, cache_bytes=cache_bytes, kept=self._kept
+        )
 
     @property
     def tree(self) -> Tree:

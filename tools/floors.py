@@ -43,7 +43,9 @@ FLOORS: Final = (
         (
             (
                 "repo.directory",
+                "repo.kept",
                 "repo.keyfile",
+                "repo.lineage",
                 "repo.merge",
                 "repo.multiplexer",
                 "repo.points",

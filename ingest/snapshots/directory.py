@@ -24,12 +24,17 @@ class DirectoryProvider:
 
         Raises UsageError when there is no directory, JobFailed when it cannot be looked at.
         """
-        canonical = os.path.realpath(path)
-        try:
-            fd = os.open(canonical, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _failure(path, error) from error
-        return DirectoryHeld(canonical, fd)
+        return hold_live(path)
+
+
+def hold_live(path: str) -> DirectoryHeld:
+    """The tree at a path as it is; see `DirectoryProvider.hold`."""
+    canonical = os.path.realpath(path)
+    try:
+        fd = os.open(canonical, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _failure(path, error) from error
+    return DirectoryHeld(canonical, fd)
 
 
 class DirectoryHeld:

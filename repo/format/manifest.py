@@ -127,6 +127,9 @@ class Point(msgspec.Struct, frozen=True):
     `change_source` by whom. `unfinished`: the last checkpoint of a run that has not ended: what
     is in its tree was read, and the rest is missing.
 
+    `delta`: the tree holds only what changed since the point `base`, over which it lies:
+    directories add to those of the base, and names that are gone are marked (`node.REMOVED`).
+
     `synthesis` tells of a point that was made from others. Its times are those of the newest of
     them, `received_ns` one nanosecond later, so that it stands where the state belongs.
 
@@ -159,6 +162,7 @@ class Point(msgspec.Struct, frozen=True):
     synthesis: Synthesis = Synthesis()
     origin: Origin = Origin()
     loss: Loss = Loss()
+    delta: bool = False
 
     def pack(self) -> bytes:
         """The plain manifest, before it is sealed."""

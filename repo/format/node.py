@@ -37,6 +37,11 @@ assert EXTENT_ROW.size == 40  # FORMAT.md, Extent row
 HOLE = bytes(CHUNK_ID_BYTES)
 """In place of a chunk id: this length of the file is a hole."""
 
+REMOVED = "removed since the base"
+"""The `absent` of a directory entry in the tree of a delta: what the base has there is gone. With a
+node it is something new in its place.
+"""
+
 VERSION = 1
 _NEXT = "run `repo verify`"
 

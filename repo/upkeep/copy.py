@@ -227,7 +227,9 @@ class _Job:
         transfer: Transfer,
     ) -> None:
         pairing = Pairing(self._origin.tree, self._target.tree, translation)
-        for point in todo:
+        for listed in todo:
+            with side(ORIGIN):
+                point = self._origin.resolved(listed)
             self._doing = f"point {point.id.hex()[:8]}"
             self._report()
             with side(ORIGIN):
@@ -285,6 +287,7 @@ class _Job:
             origin=self._identity(point),
             loss=loss,
             base=b"",  # an id of the origin
+            delta=False,  # what was copied is the full that it shows
         )
 
     def _publish(self, writer: Writer) -> None:

@@ -119,10 +119,24 @@ def _young(point: Point, now_ns: int, min_age_ns: int) -> tuple[str, ...]:
 
 def _plan(everything: Sequence[Point], judged: list[Judged]) -> Plan:
     judged.sort(key=lambda each: (each.point.received_ns, each.point.id))
+    _keep_bases(everything, judged)
     held = Counter(point.source_id for point in everything)
     gone = Counter(each.point.source_id for each in judged if not each.kept)
     halved = [(source, n, held[source]) for source, n in gone.items() if 2 * n > held[source]]
     return Plan(judged, sorted(halved))
+
+
+def _keep_bases(everything: Sequence[Point], judged: list[Judged]) -> None:
+    """What a delta lies over stays as long as the delta does."""
+    places = {each.point.id: place for place, each in enumerate(judged)}
+    staying = [one for one in everything if one.id not in places or judged[places[one.id]].kept]
+    while staying:
+        point = staying.pop()
+        place = places.get(point.base) if point.delta else None
+        if place is not None and not judged[place].kept:
+            base = judged[place].point
+            judged[place] = Judged(base, (f"the base of the delta {point.id.hex()[:8]}",))
+            staying.append(base)
 
 
 def _group(point: Point, group_by: GroupBy) -> tuple[object, ...]:

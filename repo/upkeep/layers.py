@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import count
 from typing import NamedTuple
 
 import msgspec
@@ -53,9 +54,14 @@ def _digest(path: bytes) -> bytes:
     return blake2b(path, digest_size=16).digest()
 
 
+Lineage = Callable[[Point], Sequence[Point]]
+"""A point and what it lies over, the full last; of a full itself alone."""
+
+
 def layers_of(
     reader: Reader,
     tree: Tree,
+    lineage: Lineage,
     points: Sequence[Point],
     prefer: Sequence[Point],
     takes: Sequence[Take],
@@ -70,22 +76,32 @@ def layers_of(
     for point in sorted(points, key=_age, reverse=True):
         sources.setdefault(point.source_id, []).append(point)
     numbers = {source_id: number for number, source_id in enumerate(sources, 1)}
+    more = count(len(sources) + 1)
     for point in prefer:
-        number = numbers.setdefault(point.source_id, len(numbers) + 1)
-        layers.append(Layer(point.root, source=number, links=_links(point.id)))
+        whole = Layer(None, source=next(more), links=_links(point.id))
+        layers += _of_point(lineage, whole, point)
     for source_id, (newest, *older) in sources.items():
-        layers.append(Layer(newest.root, source=numbers[source_id], links=_links(newest.id)))
+        number = numbers[source_id]
+        whole = Layer(None, source=number, links=_links(newest.id))
+        layers += _of_point(lineage, whole, newest)
         if not older or not newest.problems_total:
             continue
         for problem in problems_of(reader, newest):
             lost.add(problem.path)
-        layers += [
-            Layer(point.root, source=numbers[source_id], fills=lost, links=_links(point.id))
-            for point in older
-        ]
+        for point in older:
+            if point.delta:
+                continue
+            filling = Layer(None, source=number, fills=lost, links=_links(point.id))
+            layers += _of_point(lineage, filling, point)
     if len(layers) > len(takes):
-        layers[len(takes)] = layers[len(takes)]._replace(links=0)
+        first = layers[len(takes)].links
+        layers = [each._replace(links=0) if each.links == first else each for each in layers]
     return layers
+
+
+def _of_point(lineage: Lineage, layer: Layer, point: Point) -> list[Layer]:
+    """The layers of a point: of a delta itself and what it lies over, as they are stored."""
+    return [layer._replace(entry=one.root, delta=one.delta) for one in lineage(point)]
 
 
 def _age(point: Point) -> tuple[int, bytes]:
@@ -99,6 +115,12 @@ def _links(name: bytes) -> int:
 
 def _taken(reader: Reader, tree: Tree, take: Take) -> Layer:
     """A layer that has one thing at one place, and hides all that is there in others."""
+    if take.point.delta:
+        raise UsageError(
+            "a part of a delta point cannot be taken",
+            where=take.point.id.hex()[:8],
+            next_step="make a full of it first: repo synth POINT",
+        )
     entry = tree.resolve(take.point.root, take.path)
     names = [name for name in take.at.split(b"/") if name not in (b"", b".")]
     if b".." in names:

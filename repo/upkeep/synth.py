@@ -179,11 +179,18 @@ class _Maker:
         scratch = self._repository.index_path.parent
         lost = Lost(*(stack.enter_context(Scratch.make(scratch)) for _ in range(2)))
         layers = layers_of(
-            self._reader, self._tree, request.points, request.prefer, request.takes, lost
+            self._reader,
+            self._tree,
+            self._repository.lineage,
+            request.points,
+            request.prefer,
+            request.takes,
+            lost,
         )
         merge = Merge(self._tree, self._put_meta, Relinker(self._tree, self._put_meta))
         root = merge.run(layers)
-        alone = inputs[0] if not request.takes and root == inputs[0].root else None
+        same = root == inputs[0].root and not (request.takes or inputs[0].delta)
+        alone = inputs[0] if same else None
         problems = (
             (inputs[0].problems, inputs[0].problems_total) if alone else self._problems(inputs)
         )
@@ -191,7 +198,8 @@ class _Maker:
         self._on_progress(SynthProgress("counting", self.nodes, self.bytes_new))
         statistics = alone.statistics if alone else self._counted(root)
         if request.relayout:
-            self._lay_out([root, *(point.root for point in inputs)])
+            stored = [one.root for point in inputs for one in self._repository.lineage(point)]
+            self._lay_out([root, *stored])
         return self._manifest(inputs, root, statistics, problems, alone)
 
     def _lay_out(self, roots: Sequence[Entry]) -> None:

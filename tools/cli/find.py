@@ -68,7 +68,7 @@ def chosen(
     else:
         points = repository.points(on_damage=lambda damage: run.notice(str(damage)))
     return [
-        point
+        repository.resolved(point)
         for point in points
         if (source is None or source in (point.source_id, point.source_path))
         and set(tags) <= set(point.tags)

@@ -121,7 +121,9 @@ def _plan(
                 "points and rules exclude each other", next_step="name points, or give rules"
             )
         return plan_by_name(
-            repository, [repository.point(spec) for spec in points], min_age_ns=rules.min_age_ns
+            repository,
+            [repository.point(spec, stored=True) for spec in points],
+            min_age_ns=rules.min_age_ns,
         )
     if not rules.keep_something:
         raise UsageError(

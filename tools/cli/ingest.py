@@ -98,6 +98,11 @@ WORDING = Wording("Backing up", verb="done")
     help="Take from this tool's call (words behind --, environment or stdin) what it has made.",
 )
 @click.option("--dry-run", is_flag=True, help="Read and count, but store and publish nothing.")
+@click.option(
+    "--delta", is_flag=True, help="Save only what lists of paths say, over the point --base."
+)
+@click.option("--files-from", metavar="FILE", help="With --delta: changed paths, each with a NUL.")
+@click.option("--deleted-from", metavar="FILE", help="With --delta: deleted paths, the same way.")
 @pass_invocation
 def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
     """Back up one or more sources in one job.
@@ -110,7 +115,17 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
     With --enqueue no key is needed. `--from snapper -- "$@"` is what a plugin of snapper says.
 
     Interrupted once, it keeps what is done; interrupted twice, it stops at once.
+
+    With --delta, PATH is not walked: the lists say which paths to read (with a slash at the end,
+    a directory and all below it) and which are gone since the point --base. Such a point is
+    shown as a full, its base and what changed.
     """
+    from tools.cli import delta
+
+    delta.check_options(options)
+    if options["delta"]:
+        problems = delta.save(run, paths, options).problems
+        return PUBLISHED_WITH_PROBLEMS if problems else 0
     told = told_by(options["tool"], paths)
     if not told:
         run.console.hint(f"{options['tool']} made no snapshot: nothing to do.")

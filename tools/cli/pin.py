@@ -41,7 +41,7 @@ def pin(run: Invocation, points: tuple[str, ...], reason: str, until_ns: int) ->
         raise UsageError("a hold ends in the future", where="--until")
     with run.open() as repository:
         for spec in points:
-            point = repository.point(spec)
+            point = repository.point(spec, stored=True)
             made = forget.pin(
                 repository, point, reason=reason, until_ns=until_ns, made_by=_myself()
             )
@@ -64,7 +64,7 @@ def unpin(run: Invocation, points: tuple[str, ...]) -> None:
 
     with run.open() as repository:
         for spec in points:
-            point = repository.point(spec)
+            point = repository.point(spec, stored=True)
             there = forget.unpin(repository, point)
             name = point.id.hex()
             if run.console.json:

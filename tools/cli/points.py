@@ -133,6 +133,7 @@ def as_json(point: Point) -> dict[str, Any]:
         "origin": _origin(point),
         "change_source": point.change_source,
         "verdict": point.verdict,
+        "delta_of": point.base.hex() if point.delta else None,
         "made_from": [point_id.hex() for point_id in point.synthesis.points],
         "unfinished": point.unfinished,
         "snapshot": {

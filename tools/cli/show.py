@@ -38,7 +38,7 @@ def show(run: Invocation, point: str, all_problems: bool) -> None:
     from repo.types import PointId
 
     with run.open() as repository:
-        found = repository.point(point, unfinished=True)
+        found = repository.point(point, unfinished=True, stored=True)
         pin = read_pin(repository.folder, repository.keys, PointId(found.id))
         problems = problems_of(repository, found)
         if run.console.json:
@@ -99,6 +99,7 @@ def _fields(point: Point) -> Iterator[tuple[str, str]]:
     yield "Snapshot", _snapshot(point)
     yield "Changes", _changes(point)
     yield "Made from", _synthesis(point)
+    yield "Delta of", point.base.hex() if point.delta else ""
     content = [
         human.plural(done.files, "file"),
         human.plural(done.directories, "directory", "directories"),
