@@ -47,11 +47,6 @@ def unstable_inodes(mount_id: int) -> bool:
     return kind in UNSTABLE or kind.startswith("fuse")
 
 
-def file_system_kind(mount_id: int) -> str:
-    """The kind of the file system at `mount_id`; "" when it is not known."""
-    return _kinds().get(mount_id, "")
-
-
 def pseudo_file_system(mount_id: int) -> str:
     """The kind of the file system at `mount_id` when it is a pseudo one, else ""."""
     kind = _kinds().get(mount_id, "")

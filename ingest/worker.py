@@ -38,7 +38,7 @@ from ingest.channel import Saved as PartSaved
 from ingest.exclusion import CACHE_TAG, Exclusion, is_cache_directory
 from ingest.filereader import open_file_stat
 from ingest.known import Known, same_attributes
-from ingest.mounts import file_system_kind, pseudo_file_system, unstable_inodes
+from ingest.mounts import pseudo_file_system, unstable_inodes
 from ingest.outcome import Deferred, Failed, Saved, Torn, failed, problem
 from ingest.saver import Saver, data_bytes, directory_entry, version_of, xattr_bytes
 from ingest.snapshots.folder import FOLDER_NAME
@@ -152,6 +152,7 @@ class Source:
     ) -> None:
         self.subject = subject
         self.opener = DirectoryOpener(root_fd)
+        self.mount_id = stat_fd(root_fd).mount_id
         cutter = Cutter(CutParameters(*start.chunker), keys.chunker_key.reveal())
         self.saver = Saver(stream, cutter, subject, start.range_bytes)
         self.exclusion = Exclusion.parse(subject.rules) if subject.rules else None
@@ -211,7 +212,7 @@ class Worker:
                 entry = msgspec.structs.replace(task.before, name=name)
             else:
                 entry = directory_entry(name, fd, stat, volume)
-            reason, notice = _absence(source.subject, task, stat)
+            reason, notice = _absence(source, task, stat)
             if reason:
                 entry = directory_entry(name, fd, stat, volume)
                 entry = msgspec.structs.replace(entry, absent=reason)
@@ -485,19 +486,21 @@ def _other_time(path: Path, name: bytes) -> Problem:
     return problem(path, Failed(name, "stat", 0, detail))
 
 
-def _absence(subject: Subject, task: ListTask, stat: Stat) -> tuple[str, str]:
+def _absence(source: Source, task: ListTask, stat: Stat) -> tuple[str, str]:
     """Why a directory is not entered, and what the user is told of it; ("", "") when it is."""
+    subject = source.subject
     path = os.fsdecode(b"/".join(task.path)) or "."
     if (stat.device, stat.inode) in subject.excluded:
         return "the repository", f"{path}: excluded, for it is the repository's own folder"
     if task.device < 0:
         return "", ""
     # btrfs gives what stands for a nested subvolume a st_dev of its own.
-    placeholder = stat.inode == subject.placeholder and file_system_kind(stat.mount_id) == "btrfs"
+    placeholder = stat.inode == subject.placeholder and stat.mount_id == source.mount_id
+    closed = not stat.mode & 0o077 or placeholder
+    if closed and task.path[-1] == os.fsencode(FOLDER_NAME):
+        return "snapshots kept by repo", ""
     if not placeholder and stat.device == task.device:
         return "", ""
-    if task.path[-1] == os.fsencode(FOLDER_NAME):
-        return "snapshots kept by repo", ""
     if placeholder:
         return "another subvolume", ""
     if subject.one_file_system:

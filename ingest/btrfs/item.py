@@ -11,6 +11,7 @@ from struct import Struct, error
 from typing import Final, NamedTuple
 
 from ingest.btrfs.ioctl import MAXIMUM, BtrfsError, Subvolume
+from ingest.extents import Extent
 
 INODE_ITEM: Final = 1
 INODE_REF: Final = 12
@@ -70,16 +71,6 @@ class Link(NamedTuple):
 
     directory: int
     name: bytes
-
-
-class Extent(NamedTuple):
-    """A stretch of a file and what it is made of: the same `content` is the same bytes, as long
-    as a subvolume holds on to it.
-    """
-
-    start: int
-    stop: int
-    content: tuple[int, ...] | bytes
 
 
 def links(kind: int, offset: int, data: memoryview) -> Iterator[Link]:

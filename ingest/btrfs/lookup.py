@@ -21,6 +21,7 @@ from ingest.btrfs.ioctl import (
     Subvolume,
     search,
 )
+from ingest.extents import Extent
 
 _HALVES = Struct("<QQ")
 _ID = Struct("<Q")
@@ -111,7 +112,7 @@ def size_of(fd: int, tree: int, inode: int) -> int | None:
     return None
 
 
-def extents_of(fd: int, tree: int, inode: int) -> list[item.Extent]:
+def extents_of(fd: int, tree: int, inode: int) -> list[Extent]:
     """What a file is made of, in order."""
     first, last = (inode, item.EXTENT_DATA, 0), (inode, item.EXTENT_DATA, MAXIMUM)
     return [item.extent(found.offset, found.data) for found in search(fd, tree, first, last)]

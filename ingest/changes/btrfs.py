@@ -10,18 +10,14 @@ any doubt declines the base.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
-from typing import Final
 
-from ingest.btrfs import item, lookup
+from ingest.btrfs import lookup
 from ingest.btrfs.generation import changes_since
 from ingest.btrfs.ioctl import BtrfsError, Subvolume, file_system_uuid, subvolume
 from ingest.changes.changesource import Changes, Declined, Range, Verdict
+from ingest.extents import differing
 from ingest.snapshots.snapshot import Snapshot
 from repo.format.manifest import Point
-
-RANGES_MAX: Final = 10_000
-"""A file in more changed pieces than this is read as a whole."""
 
 
 class BtrfsPlan:
@@ -61,7 +57,7 @@ class BtrfsPlan:
                 return None
         except (OSError, BtrfsError):
             return None
-        return differing(before, now, min(size, size_before), size)
+        return differing(before, now, size_before, size)
 
     def close(self) -> None:
         """The descriptor is the session's."""
@@ -152,47 +148,3 @@ def _held(fd: int, anchor: Mapping[str, str], since: int) -> Subvolume | None:
 
 def _as_held(found: Subvolume | None, held: Subvolume) -> bool:
     return found is not None and found.uuid == held.uuid and found.untouched
-
-
-def differing(
-    before: list[item.Extent], now: list[item.Extent], common: int, size: int
-) -> list[Range] | None:
-    """The ranges of a file of `size` bytes that are made of something else than before.
-
-    Behind `common`, the smaller of both sizes, all of it is. None when it is too much in pieces.
-    """
-    borders = sorted({0, common, *_borders(before, common), *_borders(now, common)})
-    ranges: list[Range] = []
-    older, newer = _Cursor(before), _Cursor(now)
-    for start, stop in pairwise(borders):
-        if older.content_at(start) != newer.content_at(start):
-            _extend(ranges, start, stop)
-    if size > common:
-        _extend(ranges, common, size)
-    return ranges if len(ranges) <= RANGES_MAX else None
-
-
-def _borders(extents: list[item.Extent], common: int) -> set[int]:
-    return {at for extent in extents for at in (extent.start, extent.stop) if at < common}
-
-
-def _extend(ranges: list[Range], start: int, stop: int) -> None:
-    if ranges and ranges[-1].stop == start:
-        ranges[-1] = Range(ranges[-1].start, stop)
-    else:
-        ranges.append(Range(start, stop))
-
-
-class _Cursor:
-    """Goes along the extents of a file; where there is none there is a hole."""
-
-    def __init__(self, extents: list[item.Extent]) -> None:
-        self._extents = extents
-        self._at = 0
-
-    def content_at(self, offset: int) -> tuple[int, ...] | bytes:
-        while self._at < len(self._extents) and self._extents[self._at].stop <= offset:
-            self._at += 1
-        if self._at < len(self._extents) and self._extents[self._at].start <= offset:
-            return self._extents[self._at].content
-        return ()

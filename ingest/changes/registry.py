@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 
 from ingest.changes.btrfs import BtrfsChanges
 from ingest.changes.changesource import ChangeSource, Declined, Plan, Verdict
+from ingest.changes.reflink import ReflinkChanges
 from ingest.changes.walk import Walk
 from ingest.snapshots.snapshot import Snapshot
 from repo.format.manifest import Point
 
-CHANGE_SOURCES: Final[tuple[ChangeSource, ...]] = (BtrfsChanges(),)
+CHANGE_SOURCES: Final[tuple[ChangeSource, ...]] = (BtrfsChanges(), ReflinkChanges())
 """Those that can be exact, the best first. The walk is asked when all of them are silent."""
 
 BASES_ASKED: Final = 8

@@ -12,16 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ingest.snapshots import btrfs
+from ingest.snapshots import btrfs, reflink
 from ingest.snapshots.btrfs import BtrfsProvider
 from ingest.snapshots.directory import DirectoryProvider
 from ingest.snapshots.journal import Entry, Journal, sweep
+from ingest.snapshots.reflink import ReflinkProvider
 from ingest.snapshots.snapshot import Held, Quiet, Refusal, SnapshotProvider, Terms
 
-PROVIDERS: Final[tuple[SnapshotProvider, ...]] = (BtrfsProvider(),)
+PROVIDERS: Final[tuple[SnapshotProvider, ...]] = (BtrfsProvider(), ReflinkProvider())
 """Those that make snapshots, the most capable first. What all of them leave is read in place."""
 
-_REMOVERS: Final[dict[str, Callable[[Entry], bool]]] = {"btrfs": btrfs.remove}
+_REMOVERS: Final[dict[str, Callable[[Entry], bool]]] = {
+    "btrfs": btrfs.remove,
+    "reflink": reflink.remove,
+}
 
 
 class Custody:
@@ -43,9 +47,7 @@ class Custody:
             answer = provider.hold(path, terms)
             if isinstance(answer, Refusal):
                 if answer.reason:
-                    on_notice(
-                        f"{path}: read live, without a {provider.name} snapshot: {answer.reason}"
-                    )
+                    on_notice(f"{path}: no {provider.name} snapshot: {answer.reason}")
             elif answer is not None:
                 for notice in answer.notices:
                     on_notice(notice)

@@ -37,13 +37,16 @@ class SnapshotFolder:
 
     def names(self, prefix: str) -> list[str]:
         """The names in it that begin so, the oldest first. Raises OSError."""
+        os.lseek(self.fd, 0, os.SEEK_SET)  # btrfs lists what there was at the open or at this
         names = [name for name in os.listdir(self.fd) if name.startswith(prefix)]
         found = [(os.stat(name, dir_fd=self.fd).st_ctime_ns, name) for name in names]
         return [name for _, name in sorted(found)]
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self.fd)
+        """Close it; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def above(path: str, same: SameFileSystem) -> Iterator[str]:
