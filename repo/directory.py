@@ -17,7 +17,7 @@ from repo.format.node import (
     pack_entries,
     pack_page,
 )
-from repo.types import ChunkId
+from repo.types import ChunkId, Kind
 
 PutMeta = Callable[[bytes], ChunkId]
 """Stores a node or page; gives its id."""
@@ -32,10 +32,13 @@ class DirectoryMaker:
         self._weight = 0
         self._pages: list[PageRow] = []
         self._totals = Totals()
+        self._directories = 0
 
     def add(self, entry: Entry) -> None:
         """Take the next entry; its name is above all before."""
         self._part.append(entry)
+        if entry.kind == Kind.DIRECTORY:
+            self._directories += 1 + entry.directories_below
         self._weight += entry_weight(entry)
         full = len(self._part) >= limits.PAGE_ENTRIES_MAX
         if full or self._weight >= limits.PAGE_BYTES_TARGET:
@@ -57,6 +60,7 @@ class DirectoryMaker:
             node=self._put_meta(node.pack()),
             entries_below=totals.entries,
             bytes_below=totals.bytes,
+            directories_below=self._directories,
             absent="",
         )
 

@@ -205,6 +205,7 @@ class Merge:
             node=content.node,
             entries_below=content.entries_below,
             bytes_below=content.bytes_below,
+            directories_below=content.directories_below,
             absent="",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import count
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import msgspec
 
 from repo.directory import DirectoryMaker
 from repo.errors import UsageError
-from repo.format.manifest import Point, Problem, parse_problems
+from repo.format.manifest import Point, parse_problems
 from repo.format.node import Entry
 from repo.index.scratch import Scratch
 from repo.merge import Layer
@@ -86,8 +86,8 @@ def layers_of(
         layers += _of_point(lineage, whole, newest)
         if not older or not newest.problems_total:
             continue
-        for problem in problems_of(reader, newest):
-            lost.add(problem.path)
+        for path in _problem_paths(reader, newest):
+            lost.add(path)
         for point in older:
             if point.delta:
                 continue
@@ -102,6 +102,13 @@ def layers_of(
 def _of_point(lineage: Lineage, layer: Layer, point: Point) -> list[Layer]:
     """The layers of a point: of a delta itself and what it lies over, as they are stored."""
     return [layer._replace(entry=one.root, delta=one.delta) for one in lineage(point)]
+
+
+def _problem_paths(reader: Reader, point: Point) -> Iterator[bytes]:
+    for chunk_id in point.problems:
+        data = bytes(reader.chunk(ChunkId(chunk_id)))
+        where = f"problems of point {point.id.hex()[:8]}"
+        yield from (problem.path for problem in parse_problems(data, where=where))
 
 
 def _age(point: Point) -> tuple[int, bytes]:
@@ -157,20 +164,3 @@ def _chain(reader: Reader, directory: Entry, inside: Entry) -> Entry:
     maker = DirectoryMaker(reader.keep)
     maker.add(inside)
     return maker.finish(directory)
-
-
-def problems_of(reader: Reader, point: Point) -> Iterator[Problem]:
-    """The problems of a point, list by list. Raises Damaged."""
-    for chunk_id in point.problems:
-        data = bytes(reader.chunk(ChunkId(chunk_id)))
-        yield from parse_problems(data, where=f"problems of point {point.id.hex()[:8]}")
-
-
-def moved_problems(problems: Iterable[Problem], take: Take) -> Iterator[Problem]:
-    """The problems of what was taken, at their new paths."""
-    path, at = (b"/".join(n for n in p.split(b"/") if n) for p in (take.path, take.at))
-    for problem in problems:
-        if not path or problem.path == path or problem.path.startswith(path + b"/"):
-            rest = problem.path[len(path) :].lstrip(b"/")
-            new = b"/".join(part for part in (at, rest) if part)
-            yield msgspec.structs.replace(problem, path=new)

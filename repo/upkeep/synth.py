@@ -22,11 +22,9 @@ from repo.errors import UsageError
 from repo.format.manifest import (
     BaseRecord,
     Point,
-    Problem,
     Snapshot,
     Statistics,
     Synthesis,
-    pack_problems,
 )
 from repo.format.node import Entry
 from repo.index.scratch import Scratch
@@ -34,13 +32,13 @@ from repo.merge import Merge
 from repo.reader import Reader
 from repo.repository import Repository
 from repo.tree import Tree
-from repo.types import ChunkId
-from repo.upkeep.layers import Lost, Take, layers_of, moved_problems, problems_of
+from repo.types import ChunkId, Kind
+from repo.upkeep.inherited import Inherited, inherited
+from repo.upkeep.layers import Lost, Take, layers_of
 from repo.upkeep.relayout import Relayout, RelayoutFigures
 from repo.upkeep.relink import Relinker
 from repo.writer import Writer
 
-PROBLEMS_PER_CHUNK: Final = 1000
 FOLDERS_AT_ONCE: Final = 64
 
 
@@ -191,16 +189,14 @@ class _Maker:
         root = merge.run(layers)
         same = root == inputs[0].root and not (request.takes or inputs[0].delta)
         alone = inputs[0] if same else None
-        problems = (
-            (inputs[0].problems, inputs[0].problems_total) if alone else self._problems(inputs)
-        )
+        along = self._inherited()
         self._commit()
         self._on_progress(SynthProgress("counting", self.nodes, self.bytes_new))
         statistics = alone.statistics if alone else self._counted(root)
         if request.relayout:
             stored = [one.root for point in inputs for one in self._repository.lineage(point)]
             self._lay_out([root, *stored])
-        return self._manifest(inputs, root, statistics, problems, alone)
+        return self._manifest(inputs, root, statistics, along, alone)
 
     def _lay_out(self, roots: Sequence[Entry]) -> None:
         """Rewrite chunks in restore order: those of the result first, then what else there is."""
@@ -217,31 +213,31 @@ class _Maker:
         relayout.run(roots)
         self.layout = relayout.figures
 
-    def _problems(self, inputs: Sequence[Point]) -> tuple[tuple[bytes, ...], int]:
-        """The lists of problems of all that the tree is made of, and how many there are."""
+    def _inherited(self) -> Inherited:
+        """What comes along from all that the tree is made of."""
         request = self._request
         newest: dict[str, Point] = {}
         for point in sorted(request.points, key=lambda one: one.received_ns):
             newest[point.source_id] = point
-        whole = {point.id: point for point in (*request.prefer, *newest.values())}.values()
-        chunks = [chunk for point in whole for chunk in point.problems]
-        total = sum(point.problems_total for point in whole)
-        for take in request.takes:
-            moved: list[Problem] = []
-            for problem in moved_problems(problems_of(self._reader, take.point), take):
-                moved.append(problem)
-                total += 1
-                if len(moved) == PROBLEMS_PER_CHUNK:
-                    chunks.append(self._put_meta(pack_problems(moved)))
-                    moved = []
-            if moved:
-                chunks.append(self._put_meta(pack_problems(moved)))
-        return tuple(chunks), total
+        whole = {
+            one.id: one
+            for point in (*request.prefer, *newest.values())
+            for one in self._repository.lineage(point)
+        }
+        return inherited(self._reader, list(whole.values()), request.takes, self._put_meta)
 
     def _counted(self, root: Entry) -> Statistics:
-        """What is in a tree: reads the nodes of all directories."""
-        directories = 1
-        files = 0
+        """What is in a tree; nodes of older versions do not say it and are walked."""
+        below = root.directories_below or self._walked(root)
+        return Statistics(
+            files=root.entries_below - below,
+            directories=1 + below,
+            bytes_source=root.bytes_below,
+        )
+
+    def _walked(self, root: Entry) -> int:
+        """The directories below a root."""
+        directories = 0
         pending = [root]
         while pending:
             batch = pending[-FOLDERS_AT_ONCE:]
@@ -249,18 +245,17 @@ class _Maker:
             self._tree.load(batch)
             for directory in batch:
                 for entry in self._tree.entries(directory):
+                    directories += entry.kind == Kind.DIRECTORY
                     if entry.node:
                         pending.append(entry)
-                    directories += bool(entry.node or entry.absent)
-                    files += not (entry.node or entry.absent)
-        return Statistics(files=files, directories=directories, bytes_source=root.bytes_below)
+        return directories
 
     def _manifest(
         self,
         inputs: Sequence[Point],
         root: Entry,
         statistics: Statistics,
-        problems: tuple[tuple[bytes, ...], int],
+        along: Inherited,
         alone: Point | None,
     ) -> Point:
         request = self._request
@@ -283,8 +278,9 @@ class _Maker:
                 seconds=time.monotonic() - self._started,
             ),
             snapshot=alone.snapshot if alone and own else Snapshot(provider="synthetic"),
-            problems_total=problems[1],
-            problems=problems[0],
+            problems_total=along.total,
+            problems=along.problems,
+            loss=along.loss,
             tags=tuple(request.tags),
             users=_united(point.users for point in reversed(inputs)),
             groups=_united(point.groups for point in reversed(inputs)),

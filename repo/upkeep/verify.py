@@ -13,6 +13,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from repo import recovery
 from repo.errors import Damaged, RepoError, RepositoryFailed
 from repo.format import layout
@@ -250,10 +252,23 @@ class _Check:
             point = self._files.point(point_id, self._read_point)
             if point is not None:
                 trees.point(point)
+                self._check_bases(point, trees)
                 self._marked += bool(point.loss.noted_ns)
                 self._files_lost += point.loss.problems
             self._points += 1
         self._report("checking points", len(points), len(points))
+
+    def _check_bases(self, point: Point, trees: TreeCheck) -> None:
+        """A delta relies on all that it lies over, forgotten or not."""
+        try:
+            bases = self._repository.lineage(point)[1:]
+        except Damaged as damage:
+            where = layout.point_path(PointId(point.id))
+            found = self._findings.file(where, damage.what, next_step=damage.next_step)
+            found.hit(point.id.hex(), None)
+            return
+        for base in bases:
+            trees.point(msgspec.structs.replace(base, id=point.id))
 
     def _read_point(self, point_id: PointId) -> Point:
         return read_point(self._folder, self._keys, point_id)

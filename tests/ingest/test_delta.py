@@ -257,6 +257,12 @@ def test_a_base_that_is_gone_is_told(made: command.Repository, source: Path) -> 
         repository.folder.remove_forgotten(repository.folder.forgotten()[0])
     with readback.opened(made) as repository, pytest.raises(Damaged, match="base of a delta"):
         repository.resolved(last)
+    with readback.opened(made) as repository:
+        (damage,) = verify(repository, level="structure").damages
+        assert "base of a delta" in damage.what
+        assert damage.points == [last.id.hex()]
+        assert [one.id for one in plan_by_name(repository, [last]).forgotten] == [last.id]
+    made.run("forget", last.id.hex(), "--yes", "--min-age", "0s")
 
 
 def test_a_base_that_is_forgotten_meanwhile_takes_the_delta_with_it(

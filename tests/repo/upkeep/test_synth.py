@@ -12,7 +12,7 @@ import pytest
 
 from ingest.session import IngestRequest, ingest
 from repo.errors import UsageError
-from repo.format.manifest import Point, Problem, pack_problems
+from repo.format.manifest import Loss, Point, Problem, pack_problems
 from repo.repository import Repository
 from repo.upkeep.diff import diff
 from repo.upkeep.layers import Take
@@ -219,6 +219,30 @@ def test_what_the_newest_could_not_read_comes_from_an_older_point(
     assert good == repository.tree.resolve(new.root, b"d/good")
     assert result.problems_total == 1
     assert result.statistics.files == 2
+
+
+def test_what_is_known_to_be_lost_stays_marked(repository: Repository, tmp_path: Path) -> None:
+    point = saved(repository, plant(tmp_path / "source", "d/lost", "d/read", "other"))
+    writer = repository.writer()
+    chunks = []
+    for problem in (Problem(b"d/lost", "lost"), Problem(b"d/read", "read", 5)):
+        data = pack_problems([problem])
+        chunks.append(bytes(repository.keys.chunk_id(data)))
+        writer.put_meta(repository.keys.chunk_id(data), data)
+    writer.commit(close=True)
+    lossy = msgspec.structs.replace(
+        point, id=b"l" * 16, problems=tuple(chunks), problems_total=2,
+        loss=Loss(files=1, bytes_lost=7, lists=(chunks[0],), noted_ns=5),
+    )  # fmt: skip
+    writer.publish(lossy)
+    assert synthetic(repository, lossy).point.loss == lossy.loss
+    takes = [Take(lossy, b"d", b"/in"), Take(lossy, b"other", b"/x")]
+    part = synthesize(repository, SynthRequest(points=(), takes=takes)).point
+    assert (part.loss.files, part.loss.noted_ns, part.problems_total) == (1, 5, 2)
+    assert part.loss.lists == part.problems[1:]
+    assert [(one.path, one.step) for one in readback.problems(repository, part)] == [
+        (b"in/read", "read"), (b"in/lost", "lost"),
+    ]  # fmt: skip
 
 
 def test_a_rehearsal_stores_nothing(repository: Repository, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ class Maker:
             node=made.put(self.repository, self.writer, node.pack()),
             entries_below=node.totals.entries,
             bytes_below=node.totals.bytes,
+            directories_below=directories_of(entries),
         )
 
     def _extents(self, content: bytes) -> bytes:
@@ -172,11 +173,17 @@ def totals_of(entries: list[Entry]) -> Totals:
     )
 
 
+def directories_of(entries: list[Entry]) -> int:
+    """How many directories entries are, and have below them."""
+    return sum(1 + entry.directories_below for entry in entries if entry.kind == Kind.DIRECTORY)
+
+
 def model_of(tree: Tree, root: Entry) -> Model:
     """A tree read back, its totals checked on the way."""
     model: Model = {b"": Item(None, root.mtime_ns, root.inode, root.nlink)}
     entries = list(tree.entries(root))
     assert tree.node(root).totals == (root.entries_below, root.bytes_below) == totals_of(entries)
+    assert root.directories_below == directories_of(entries)
     for entry in entries:
         if entry.kind == Kind.DIRECTORY:
             inside = model_of(tree, entry)
