@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from repo.errors import Damaged
 from repo.format import limits
 from repo.format.frame import TABLE_ROW
 from repo.format.place import Place
 from repo.format.segment import HEADER_BYTES, SegmentHeader
+from repo.index.condemned import Condemned
 from repo.index.places import Places, SegmentRow
 from repo.kept import KEPT_SEGMENT, Kept
 from repo.keys import ContainerKey, Keys
@@ -42,6 +43,7 @@ class Reader:
         kept: Kept | None = None,
     ) -> None:
         self.places = places
+        self._condemned = Condemned(places)
         self._fetcher = fetcher
         self._keys = keys
         self._cache = _FrameCache(cache_bytes)
@@ -62,14 +64,11 @@ class Reader:
 
     def place(self, chunk_id: ChunkId) -> Place:
         """Where a chunk lies. Raises Damaged when the index does not know it."""
-        place = self.places.find(chunk_id[:CHUNK_KEY_BYTES]) or self._kept.place(chunk_id)
-        if place is None:
-            raise missing_chunk(chunk_id)
-        return place
+        return self.places_of((chunk_id,))[0]
 
     def places_of(self, chunk_ids: Sequence[ChunkId]) -> list[Place]:
         """Where several chunks lie. Raises Damaged when one is missing."""
-        found = self.places.find_many([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in chunk_ids])
+        found = self.find_many([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in chunk_ids])
         places: list[Place] = []
         for chunk_id in chunk_ids:
             place = found.get(chunk_id[:CHUNK_KEY_BYTES]) or self._kept.place(chunk_id)
@@ -77,6 +76,19 @@ class Reader:
                 raise missing_chunk(chunk_id)
             places.append(place)
         return places
+
+    def find_many(self, keys: Collection[bytes]) -> dict[bytes, Place]:
+        """Where the bytes of chunks lie, those of condemned ones among them, as far as known.
+
+        What is read may belong to a point that has been forgotten meanwhile.
+        """
+        found = self.places.find_many(keys)
+        if len(found) < len(keys):
+            lost = [key for key in keys if key not in found]
+            if lost:
+                found |= self._condemned.find_many(lost)
+                found |= self.places.find_many([key for key in lost if key not in found])
+        return found
 
     def chunk_at(self, chunk_id: ChunkId, place: Place) -> memoryview:
         """A chunk's plaintext from a place that is known already."""

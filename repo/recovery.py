@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 
 from repo.errors import Damaged, RepositoryFailed
 from repo.format.segment import BLOCK_BYTES
+from repo.index.condemned import Condemned
 from repo.index.environment import Environment, IndexUnusable, Transaction
 from repo.index.places import Places
 from repo.keys import Keys
@@ -88,12 +89,18 @@ def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered
     """
     places = Places(environment)
     on_disk = dict(folder.segments())
-    known = {row.segment_id: row.closed for row in places.segments()}
-    gone = known.keys() - on_disk.keys()
+    rows = list(places.segments())
+    known = {row.segment_id: row.closed for row in rows}
+    # Retired segments may be gone already: garbage collection is about to take them out.
+    retired = Condemned(places).retired()
+    needed = {row.segment_id for row in rows if row.number not in retired}
+    gone = needed - on_disk.keys()
     if gone:
         # A segment may be renamed while the folder is listed: look again before believing it.
         on_disk = dict(folder.segments())
-        gone = known.keys() - on_disk.keys()
+        retired = Condemned(places).retired()
+        rows = list(places.segments())
+        gone = {row.segment_id for row in rows if row.number not in retired} - on_disk.keys()
     if gone:
         raise IndexUnusable(
             f"the index names {len(gone)} segments that are not there",
@@ -125,7 +132,7 @@ def add_segments(
     for segment_id in segment_ids:
         found = _contents(fetcher, keys, segment_id, damages)
         if found is not None:
-            _add(places, environment, segment_id, found)
+            _add(places, environment, segment_id, found, fetcher=fetcher)
         on_segment()
     return tuple(damages)
 
@@ -160,7 +167,7 @@ def _add_open(
     except Damaged:
         return  # removed meanwhile, or not even its header is there yet
     if found.frames:
-        _add(places, environment, segment_id, found, closed=False)
+        _add(places, environment, segment_id, found, fetcher=fetcher, closed=False)
 
 
 def _add(
@@ -169,11 +176,16 @@ def _add(
     segment_id: SegmentId,
     found: Contents,
     *,
+    fetcher: Fetcher,
     closed: bool = True,
 ) -> None:
     table = frame_table(found.frames)
 
-    def add_row(txn: Transaction) -> int:
+    def add_row(txn: Transaction) -> int | None:
+        # Garbage collection sets a segment aside before it takes it out of the index, so that
+        # nobody who has seen it until then puts it in again.
+        if not fetcher.is_named(segment_id):
+            return None
         number = places.by_id(segment_id, txn)
         if number is None:
             number = places.add_segment(txn, segment_id, found.header.segment_class)
@@ -181,6 +193,8 @@ def _add(
         return number
 
     number = environment.write(add_row)
+    if number is None:
+        return
     places.store_places(place_rows(number, found.frames))
     # Closed only now: a kill before this line makes the next start do it again.
     environment.write(lambda txn: places.set_frames(txn, number, table, closed=closed))
@@ -192,6 +206,8 @@ def rebuild(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tu
     The old index stays until the new one is whole. Returns the damage met.
     """
     sweep_indexes(path)
+    # A new index knows nothing of what garbage collection was about to remove, and why.
+    folder.put_segments_back(folder.segments_aside())
     fresh, lock = _make_fresh(path)
     try:
         damages = _build(folder, keys, fresh, on_segment)

@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from repo import recovery, unlock
-from repo.errors import Damaged, UsageError
+from repo.errors import Damaged, TryLater, UsageError
 from repo.format.header import Header
 from repo.format.keyslot import KdfCost, KeySlot
 from repo.format.manifest import Point
@@ -67,6 +67,7 @@ class Repository:
         self._reader: Reader | None = None
         self._kept = Kept()
         self._resolved: dict[bytes, Entry] = {}
+        self._removals = b""
 
     @classmethod
     def create(
@@ -315,6 +316,7 @@ class Repository:
 
     def _reconciled(self, path: Path) -> Environment:
         environment = Environment.open(path, self.header.repository_id, create=False)
+        self._removals = self.folder.removals()  # before the segments are looked at
         try:
             found = recovery.reconcile(self.folder, self.keys, environment)
         except BaseException:
@@ -380,8 +382,40 @@ class Repository:
         return Tree(self.reader)
 
     def lease(self, purpose: str) -> Lease:
-        """A lease for a process that relies on what the index says now."""
-        return Lease.acquire(self.folder, purpose, self.environment.epoch())
+        """A lease for a process that relies on what the index says, or a point, from now on.
+
+        Take it before anything is looked up, and before the points are read that are relied on.
+        Raises TryLater when somebody has just removed segments that this index still names.
+        """
+        environment = self.environment
+        lease = Lease.acquire(
+            self.folder,
+            purpose,
+            environment.epoch(),
+            of_index=environment.identity,
+            first_segment=self.places.next_number(),
+        )
+        try:
+            self._check_removals(environment)
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _check_removals(self, environment: Environment) -> None:
+        """Whoever removes segments says so, then asks for leases: one of the two sees the other."""
+        removals = self.folder.removals()
+        if removals == self._removals:
+            return
+        try:
+            recovery.reconcile(self.folder, self.keys, environment)
+        except IndexUnusable as error:
+            raise TryLater(
+                "garbage collection with another index has just removed segments",
+                where=error.where,
+                next_step="run the same command again: it builds the index anew",
+            ) from error
+        self._removals = removals
 
     def recover(self) -> int:
         """Close the segments that dead processes left open; sweep their leases and other files.

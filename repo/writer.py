@@ -7,17 +7,24 @@ of writes is that of docs/decisions.md, "Order of writes": frames, fdatasync, in
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from typing import NamedTuple
 
-from repo.errors import JobFailed
+from repo.errors import Damaged, JobFailed
 from repo.format.header import Header
 from repo.format.manifest import Point
-from repo.index.environment import Environment, Transaction
+from repo.index.condemned import Condemned
+from repo.index.environment import Environment, IndexUnusable, Transaction
 from repo.index.places import Places
+from repo.index.scratch import Scratch
 from repo.keys import Keys
 from repo.multiplexer import Multiplexer, OpenSegment, frame_table, place_rows
 from repo.points import write_point
+from repo.reach import Reach
+from repo.reader import Reader
 from repo.sealer import SealedFrame, Sealer, Ticket, frame_bytes_max, weight
+from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
 from repo.types import (
     CHUNK_KEY_BYTES,
@@ -31,6 +38,8 @@ COMMIT_SECONDS = 5.0
 COMMIT_BYTES = GIB
 COMMIT_CHUNKS = 1 << 18
 """A checkpoint is due after so much time, so many bytes or so many new chunks."""
+
+_LOOKED_UP_TOGETHER = 4096
 
 
 class Written(NamedTuple):
@@ -95,7 +104,8 @@ class Writer:
         self._new_bytes = 0
         self._new_chunks = 0
         self._written = Written(0, 0, 0)
-        self._epoch = environment.epoch()
+        self._condemned = Condemned(self._places)
+        self._condemnations = self._condemned.condemnations()
 
     @property
     def written(self) -> Written:
@@ -231,15 +241,76 @@ class Writer:
     def publish(self, point: Point) -> None:
         """Make a point visible. Everything it relies on must have been committed and closed.
 
-        Raises JobFailed when garbage collection has condemned chunks meanwhile.
+        When garbage collection has condemned chunks since this writer began, what the point
+        relies on is looked at again, and revived where it was condemned. Raises JobFailed when
+        something is gone for good.
         """
-        if self._environment.epoch() != self._epoch:
-            raise JobFailed(
-                "garbage collection ran while this point was made",
-                where=point.source_path,
-                next_step="run the same command again; what was stored is found again",
-            )
-        write_point(self._folder, self._keys, self._header, point)
+        while True:
+            condemnations = self._condemned.condemnations()
+            if condemnations != self._condemnations:
+                self._verify(point)
+                self._condemnations = condemnations
+            if self._link(point):
+                return
+
+    def _link(self, point: Point) -> bool:
+        """Link a point, unless chunks have been condemned meanwhile; whether it is there.
+
+        The transaction changes nothing. It keeps garbage collection, which lists the points
+        in the transaction by which it condemns, from doing so between our look and our link.
+        """
+        linked = False
+
+        def change(txn: Transaction) -> None:
+            nonlocal linked
+            if self._condemned.condemnations(txn) == self._condemnations and not linked:
+                write_point(self._folder, self._keys, self._header, point)
+                linked = True
+
+        try:
+            self._environment.write(change)
+        except IndexUnusable:
+            # Replaced by a rebuild just now. Our lease is one of another index to whoever collects
+            # garbage with the new one, who removes nothing before he has seen this point.
+            if not linked:
+                raise
+        return linked
+
+    def _verify(self, point: Point) -> None:
+        """Look up all that a point relies on; what was condemned comes back to life."""
+        waiting: list[bytes] = []
+
+        def look() -> None:
+            known = self._places.known(waiting)
+            lost = [key for key in waiting if key not in known]
+            if lost and (
+                gone := self._environment.write(lambda txn: self._condemned.revive(txn, lost))
+            ):
+                raise JobFailed(
+                    f"{len(gone)} chunks that this point relies on are gone",
+                    where=point.source_path,
+                    next_step="run the same command again: what is missing is stored anew",
+                )
+            waiting.clear()
+
+        def take(keys: Sequence[bytes]) -> None:
+            waiting.extend(keys)
+            if len(waiting) >= _LOOKED_UP_TOGETHER:
+                look()
+
+        with (
+            closing(Fetcher(self._folder)) as fetcher,
+            Scratch.make(self._environment.path.parent) as seen,
+        ):
+            try:
+                Reach(Reader(fetcher, self._keys, self._places), seen, take).point(point)
+            except Damaged as damage:
+                raise JobFailed(
+                    f"what this point relies on cannot be read: {damage.what}",
+                    where=damage.where,
+                    next_step="run `repo verify`, then the same command again",
+                ) from damage
+            look()
 
     def keep_unfinished(self, point: Point) -> None:
         """Keep the checkpoint of a run: what its tree relies on must have been committed.

@@ -49,6 +49,7 @@ FLOORS: Final = (
                 "repo.merge",
                 "repo.multiplexer",
                 "repo.points",
+                "repo.reach",
                 "repo.reader",
                 "repo.recovery",
                 "repo.scanner",

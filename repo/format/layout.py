@@ -2,6 +2,7 @@
 
     header                    keys/<slot>
     segments/<xx>/<id>        sealed; <id>.open while one process writes it
+    segments/<xx>/<id>.removed  about to be removed by garbage collection
     points/<id>               index/            leases/<id>
     points/<id>.unfinished    the last checkpoint of a run that has not ended
     points/<id>.forgotten     a point that goes with the next garbage collection
@@ -28,12 +29,15 @@ POINTS: Final = "points"
 INDEX: Final = "index"
 LEASES: Final = "leases"
 SNAPSHOTS: Final = "snapshots"
+REMOVALS: Final = "leases/removals"
+GC_LOCK: Final = "leases/gc"
 
 DIRECTORIES: Final = (KEYS, SEGMENTS, POINTS, LEASES)
 """The directories every repository has from the beginning (`index` is made by the index)."""
 
 TEMPORARY_PREFIX: Final = ".new-"
 OPEN_SUFFIX: Final = ".open"
+REMOVED_SUFFIX: Final = ".removed"
 UNFINISHED_SUFFIX: Final = ".unfinished"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
 PIN_SUFFIX: Final = ".pin"
@@ -62,9 +66,14 @@ def segment_name(segment_id: SegmentId, *, is_open: bool) -> str:
     return segment_id.hex() + (OPEN_SUFFIX if is_open else "")
 
 
-def segment_path(segment_id: SegmentId, *, is_open: bool) -> str:
+def segment_path(segment_id: SegmentId, *, is_open: bool = False) -> str:
     """The path of a segment below the repository."""
     return f"{segment_shard(segment_id)}/{segment_name(segment_id, is_open=is_open)}"
+
+
+def removed_path(segment_id: SegmentId) -> str:
+    """The path of a segment that is about to be removed."""
+    return segment_path(segment_id, is_open=False) + REMOVED_SUFFIX
 
 
 def parse_segment_name(name: str) -> SegmentName | None:

@@ -44,6 +44,7 @@ node it is something new in its place.
 
 VERSION = 1
 _NEXT = "run `repo verify`"
+_NOTHING = msgspec.Raw(b"")
 
 
 U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -141,6 +142,58 @@ def parse_entries(data: bytes | memoryview, *, where: str) -> list[Entry]:
         _check_entry(entry, where)
         before = name
     return entries
+
+
+class References(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The fields of an entry by which it relies on chunks; the others are not decoded."""
+
+    name: msgspec.Raw
+    kind: msgspec.Raw
+    mode: msgspec.Raw
+    uid: msgspec.Raw
+    gid: msgspec.Raw
+    mtime_ns: msgspec.Raw
+    ctime_ns: msgspec.Raw
+    btime_ns: msgspec.Raw
+    inode: msgspec.Raw
+    nlink: msgspec.Raw
+    size: msgspec.Raw
+    extents: bytes = b""
+    extent_level: int = 0
+    flags: msgspec.Raw = _NOTHING
+    xattrs: msgspec.Raw = _NOTHING
+    target: msgspec.Raw = _NOTHING
+    rdev: msgspec.Raw = _NOTHING
+    node: bytes = b""
+
+
+_references_decoder = msgspec.msgpack.Decoder(list[References])
+
+
+def parse_references(data: bytes | memoryview, *, where: str) -> list[References]:
+    """What the entries of a run rely on, four times as fast as the entries themselves.
+
+    Raises Damaged when it does not parse, or names what cannot be chunks.
+    """
+    try:
+        found = _references_decoder.decode(data)
+    except UNPARSABLE as error:
+        raise Damaged(f"a node does not parse: {error}", where=where, next_step=_NEXT) from error
+    for entry in found:
+        if (
+            len(entry.extents) % EXTENT_ROW.size
+            or len(entry.node) not in (0, CHUNK_ID_BYTES)
+            or not 0 <= entry.extent_level <= limits.EXTENT_LEVELS_MAX
+        ):
+            raise Damaged("an entry is damaged", where=where, next_step=_NEXT)
+    return found
+
+
+def page_entries(data: bytes | memoryview, *, where: str) -> memoryview:
+    """The packed entries of a page chunk."""
+    if len(data) < _PAGE.size or _PAGE.unpack_from(data)[:2] != (PAGE_MAGIC, VERSION):
+        raise Damaged("a chunk is not a page", where=where, next_step=_NEXT)
+    return memoryview(data)[_PAGE.size :]
 
 
 _KINDS = frozenset(Kind)

@@ -15,6 +15,7 @@ does not hold the chunk's id.
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ Result = TypeVar("Result")
 META: Final = b"meta"
 _FORMAT_KEY: Final = b"format"
 _EPOCH_KEY: Final = b"epoch"
+_IDENTITY_KEY: Final = b"identity"
 _FORMAT_ROW: Final = Struct("<I16s")
 _COUNTER: Final = Struct("<Q")
 
@@ -71,6 +73,8 @@ class Environment:
         self._closed = False  # the gate: nobody begins to read
         self._mine = threading.local()
         self._identity = self._file_identity()
+        self.identity = ""
+        """Which index this is: epochs of different ones say nothing of each other."""
 
     @classmethod
     def open(
@@ -144,6 +148,18 @@ class Environment:
             )
         if owner != repository_id:
             raise IndexUnusable("the index belongs to another repository", where=str(self.path))
+        self._take_identity()
+
+    def _take_identity(self) -> None:
+        meta = self._tables[META]
+        with self.read() as txn:
+            held = txn.get(_IDENTITY_KEY, db=meta)
+        if held is None:
+            fresh = secrets.token_bytes(16)
+            self.write(lambda txn: txn.put(_IDENTITY_KEY, fresh, overwrite=False, db=meta))
+            with self.read() as txn:
+                held = txn.get(_IDENTITY_KEY, db=meta)
+        self.identity = (held or b"").hex()
 
     def _table_names(self) -> list[bytes]:
         with self.read() as txn, txn.cursor() as cursor:
@@ -227,6 +243,7 @@ class Environment:
             self._check_process()
             if self._failed is not None:
                 raise self._failed
+            self._check_replaced()  # so that nothing is done in vain, or besides, when it is late
             self._mine.writing = True
             try:
                 result = self._run(change)
@@ -237,13 +254,16 @@ class Environment:
                 raise failure from error
             finally:
                 self._mine.writing = False
-            if self._file_identity() != self._identity:
-                raise IndexUnusable(
-                    "the index was rebuilt while this process used it",
-                    where=str(self.path),
-                    next_step="run the same command again",
-                )
+            self._check_replaced()
             return result
+
+    def _check_replaced(self) -> None:
+        if self._file_identity() != self._identity:
+            raise IndexUnusable(
+                "the index was rebuilt while this process used it",
+                where=str(self.path),
+                next_step="run the same command again",
+            )
 
     def _run(self, change: Callable[[Transaction], Result]) -> Result:
         while True:
@@ -307,11 +327,11 @@ class Environment:
     # Counters
 
     def epoch(self, txn: Transaction | None = None) -> int:
-        """The epoch: how many times chunks were condemned by garbage collection."""
+        """The epoch: how many times garbage collection condemned chunks or retired segments."""
         return self.counter(_EPOCH_KEY, txn)
 
     def advance_epoch(self, txn: Transaction) -> int:
-        """Begins the next epoch and returns it; in the transaction that condemns chunks."""
+        """Begins the next epoch and returns it; in the transaction that makes it necessary."""
         return self.take(_EPOCH_KEY, txn) + 1
 
     def counter(self, name: bytes, txn: Transaction | None = None) -> int:

@@ -23,11 +23,13 @@ from typing import Final, NamedTuple
 
 from repo.errors import Damaged
 from repo.format.place import PLACE_BYTES, Place
-from repo.index.environment import Environment, Transaction
+from repo.index.environment import Environment, Table, Transaction
 from repo.index.failure import IndexUnusable
 from repo.types import CHUNK_KEY_BYTES, MIB, SegmentClass, SegmentId
 
-_CHUNKS_KEY: Final = b"c"
+CHUNKS_KEY: Final = b"c"
+"""The one key of a table of sorted rows."""
+
 _NUMBER: Final = Struct(">I")
 _SEGMENT: Final = Struct("<16sBB")
 _NEXT_SEGMENT: Final = b"next segment"
@@ -56,7 +58,7 @@ class Places:
     """The tables of chunks and segments in one environment; for all threads of the process."""
 
     def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+        self.environment = environment
         self._chunks = environment.table(b"chunks", sorted_rows=True)
         self._segments = environment.table(b"segments")
         self._frames = environment.table(b"frames")
@@ -82,17 +84,18 @@ class Places:
 
     def _rows(self, keys: Iterable[bytes], txn: Transaction | None) -> dict[bytes, bytes]:
         if txn is None:
-            with self._environment.read() as view:
+            with self.environment.read() as view:
                 return self._rows(keys, view)
-        found: dict[bytes, bytes] = {}
-        with txn.cursor(self._chunks) as cursor:
-            seek, value = cursor.set_range_dup, cursor.value
-            for key in sorted(keys):  # neighbours share pages
-                if seek(_CHUNKS_KEY, key):
-                    row = value()
-                    if row.startswith(key):
-                        found[key] = row
-        return found
+        return rows_of(txn, self._chunks, keys)
+
+    def packed_rows(self, keys: Iterable[bytes], txn: Transaction) -> dict[bytes, bytes]:
+        """The rows (key and place, 32 bytes) of those keys that the index knows."""
+        return self._rows(keys, txn)
+
+    def remove_rows(self, txn: Transaction, rows: Iterable[bytes]) -> None:
+        """Takes rows out that are known to be there; sorted, for neighbours share pages."""
+        for row in rows:
+            txn.delete(CHUNKS_KEY, row, db=self._chunks)
 
     def add_places(self, txn: Transaction, rows: Sequence[tuple[bytes, bytes]]) -> int:
         """Adds (key, packed place) rows, best sorted; a chunk that has a place keeps it.
@@ -120,7 +123,7 @@ class Places:
         """
         new = 0
         for part in slices(rows, self.chunk_table_pages()):
-            new += self._environment.write(partial(self.add_places, rows=part))
+            new += self.environment.write(partial(self.add_places, rows=part))
         return new
 
     def parts(self, rows: int) -> int:
@@ -136,7 +139,7 @@ class Places:
         """Takes chunks out of the index; returns how many it knew."""
         rows = self._rows(keys, txn)
         for row in rows.values():
-            txn.delete(_CHUNKS_KEY, row, db=self._chunks)
+            txn.delete(CHUNKS_KEY, row, db=self._chunks)
         return len(rows)
 
     def _put(self, txn: Transaction, new: dict[bytes, bytes]) -> None:
@@ -144,35 +147,47 @@ class Places:
             if len(key) != CHUNK_KEY_BYTES or len(place) != PLACE_BYTES:
                 raise ValueError(f"an index row of {len(key)} + {len(place)} bytes")
         with txn.cursor(self._chunks) as cursor:
-            cursor.putmulti([(_CHUNKS_KEY, key + new[key]) for key in sorted(new)])
+            cursor.putmulti([(CHUNKS_KEY, key + new[key]) for key in sorted(new)])
 
     def count(self) -> int:
         """How many chunks the index knows."""
-        with self._environment.read() as txn:
+        with self.environment.read() as txn:
             return txn.stat(self._chunks)["entries"]
 
     def rows(self) -> Iterator[tuple[bytes, Place]]:
         """All chunks by key. What changes meanwhile may be seen or not."""
+        for batch in self.row_batches():
+            for row in batch:
+                yield row[:CHUNK_KEY_BYTES], Place.parse(row[CHUNK_KEY_BYTES:])
+
+    def row_batches(
+        self, start: bytes = b"", stop: bytes | None = None, size: int = _BATCH
+    ) -> Iterator[list[bytes]]:
+        """The rows of chunks (key and place, 32 bytes) from one key up to another, in batches.
+
+        Each batch is a look of its own: what changes meanwhile may be seen or not.
+        """
         last: bytes | None = None
         while True:
-            with self._environment.read() as txn, txn.cursor(self._chunks) as cursor:
+            with self.environment.read() as txn, txn.cursor(self._chunks) as cursor:
                 batch: list[bytes] = []
-                more = cursor.set_key(_CHUNKS_KEY)
-                if last is not None:
-                    more = more and cursor.set_range_dup(_CHUNKS_KEY, last)
+                more = cursor.set_key(CHUNKS_KEY)
+                if last is not None or start:
+                    more = more and cursor.set_range_dup(CHUNKS_KEY, last or start)
                     if more and cursor.value() == last:
                         more = cursor.next_dup()
-                while more and len(batch) < _BATCH:
+                while more and len(batch) < size:
                     row = cursor.value()
                     if last is not None and row <= last:
                         raise self._damaged("chunk")  # out of order: this would never end
+                    if stop is not None and row >= stop:
+                        break
                     last = row
                     batch.append(row)
                     more = cursor.next_dup()
-            for row in batch:
-                yield row[:CHUNK_KEY_BYTES], Place.parse(row[CHUNK_KEY_BYTES:])
             if not batch:
                 return
+            yield batch
 
     # Segments
 
@@ -180,11 +195,9 @@ class Places:
         self, txn: Transaction, segment_id: SegmentId, segment_class: SegmentClass
     ) -> int:
         """Gives a segment its number, which is never used again; it begins as open, no frames."""
-        number = self._environment.take(_NEXT_SEGMENT, txn)
+        number = self.environment.take(_NEXT_SEGMENT, txn)
         if number > _NUMBER_MAX:
-            raise IndexUnusable(
-                "all segment numbers are used up", where=str(self._environment.path)
-            )
+            raise IndexUnusable("all segment numbers are used up", where=str(self.environment.path))
         key = _NUMBER.pack(number)
         txn.put(key, _SEGMENT.pack(segment_id, segment_class, 0), db=self._segments)
         txn.put(segment_id, key, db=self._names)
@@ -216,7 +229,7 @@ class Places:
         """
         row = self._cache.get(number)
         if row is None or (fresh and not row.closed):
-            with self._environment.read() as txn:
+            with self.environment.read() as txn:
                 if txn.get(_NUMBER.pack(number), db=self._segments) is None:
                     raise Damaged(
                         "the index has no such segment",
@@ -230,7 +243,7 @@ class Places:
     def by_id(self, segment_id: SegmentId, txn: Transaction | None = None) -> int | None:
         """The number of a segment; None when the index does not have it."""
         if txn is None:
-            with self._environment.read() as view:
+            with self.environment.read() as view:
                 return self.by_id(segment_id, view)
         key = txn.get(segment_id, db=self._names)
         return None if key is None else self._number(key)
@@ -239,7 +252,7 @@ class Places:
         """All segments by number. What changes meanwhile may be seen or not."""
         following = 0
         while True:
-            with self._environment.read() as txn, txn.cursor(self._segments) as cursor:
+            with self.environment.read() as txn, txn.cursor(self._segments) as cursor:
                 batch: list[SegmentRow] = []
                 more = following <= _NUMBER_MAX and cursor.set_range(_NUMBER.pack(following))
                 while more and len(batch) < _BATCH:
@@ -255,15 +268,15 @@ class Places:
 
     def next_number(self) -> int:
         """The number that the next segment gets: above those of all segments that ever were."""
-        return self._environment.counter(_NEXT_SEGMENT)
+        return self.environment.counter(_NEXT_SEGMENT)
 
     def size_bytes(self) -> int:
         """Size of the index on disk, free pages included."""
-        return self._environment.file_bytes()
+        return self.environment.file_bytes()
 
     def chunk_table_pages(self) -> int:
         """Pages (4 KiB each, as a rule) that the chunks' rows take."""
-        return self._environment.table_pages(self._chunks)
+        return self.environment.table_pages(self._chunks)
 
     def _row(self, txn: Transaction, number: int) -> SegmentRow:
         key = _NUMBER.pack(number)
@@ -287,8 +300,21 @@ class Places:
 
     def _damaged(self, what: str) -> IndexUnusable:
         return IndexUnusable(
-            f"a {what} row of the index is damaged", where=str(self._environment.path)
+            f"a {what} row of the index is damaged", where=str(self.environment.path)
         )
+
+
+def rows_of(txn: Transaction, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The first row that begins with each key, of those that a table of sorted rows has."""
+    found: dict[bytes, bytes] = {}
+    with txn.cursor(table) as cursor:
+        seek, value = cursor.set_range_dup, cursor.value
+        for key in sorted(keys):  # neighbours share pages
+            if seek(CHUNKS_KEY, key):
+                row = value()
+                if row.startswith(key):
+                    found[key] = row
+    return found
 
 
 def part_count(rows: int, table_pages: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from repo.errors import Damaged, RepoError
-from repo.format.layout import damaged_segment_path
+from repo.format.layout import damaged_segment_path, removed_path
 from repo.storage.durable import repository_failed, repository_io
 from repo.storage.folder import Folder
 from repo.types import KIB, MIB, SegmentId
@@ -135,6 +135,13 @@ class Fetcher:
         with self._file(segment_id) as fd, repository_io("cannot read a segment", path):
             return os.fstat(fd).st_size
 
+    def is_named(self, segment_id: SegmentId) -> bool:
+        """Whether a segment lies under one of its names, open or closed, and is not set aside."""
+        return any(
+            os.path.lexists(self._folder.segment_path(segment_id, open=is_open))
+            for is_open in (False, True, False)
+        )
+
     def sync(self, segment_id: SegmentId) -> None:
         """Makes durable what somebody else has appended to an open segment so far.
 
@@ -197,9 +204,11 @@ class Fetcher:
     def _open(self, segment_id: SegmentId) -> int:
         sealed = self._folder.segment_path(segment_id)
         # The second look at the sealed name is for a segment closed between the first two.
-        # And the last one for places in a segment that was set aside since they were looked up.
-        aside = self._folder.path / damaged_segment_path(segment_id)
-        for path in (sealed, self._folder.segment_path(segment_id, open=True), sealed, aside):
+        # The last two are for places in a segment that was set aside since they were looked up.
+        aside = [
+            self._folder.path / path(segment_id) for path in (damaged_segment_path, removed_path)
+        ]
+        for path in (sealed, self._folder.segment_path(segment_id, open=True), sealed, *aside):
             try:
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -177,19 +179,76 @@ class Folder:
         """The path of a segment's file, sealed or open."""
         return self.path / layout.segment_path(segment_id, is_open=open)
 
-    def remove_segment(self, segment_id: SegmentId) -> None:
-        """Removes a sealed segment, durably; no error when it is gone already.
+    def set_segments_aside(self, segment_ids: Iterable[SegmentId]) -> None:
+        """Gives closed segments the name under which nobody lists them, durably.
 
-        For garbage collection, after its removal from the index is durable and no lease is left
-        that is older than that.
+        For garbage collection, when no lease is left that is older than their retirement.
         """
-        path = self.segment_path(segment_id)
-        with repository_io("cannot remove a segment", path):
-            try:
+        self._rename_segments(segment_ids, layout.segment_path, layout.removed_path)
+
+    def put_segments_back(self, segment_ids: Iterable[SegmentId]) -> None:
+        """Gives segments that were set aside their names again, durably."""
+        self._rename_segments(segment_ids, layout.removed_path, layout.segment_path)
+
+    def _rename_segments(
+        self,
+        segment_ids: Iterable[SegmentId],
+        source: Callable[[SegmentId], str],
+        target: Callable[[SegmentId], str],
+    ) -> None:
+        changed: set[Path] = set()
+        for segment_id in segment_ids:
+            path = self.path / source(segment_id)
+            with repository_io("cannot move a segment", path), suppress(FileNotFoundError):
+                os.rename(path, self.path / target(segment_id))
+                changed.add(path.parent)
+        for directory in sorted(changed):
+            with repository_io("cannot move a segment", directory):
+                fsync_directory(directory)
+
+    def segments_aside(self) -> list[SegmentId]:
+        """The segments that were set aside and are not removed yet."""
+        found: list[SegmentId] = []
+        top = self.path / layout.SEGMENTS
+        with repository_io("cannot list the segments", top):
+            shards = sorted(filter(layout.is_shard, os.listdir(top))) if top.is_dir() else []
+            for shard in shards:
+                for name in sorted(os.listdir(top / shard)):
+                    stem = name.removesuffix(layout.REMOVED_SUFFIX)
+                    segment_id = layout.parse_id(stem)
+                    if stem != name and segment_id is not None:
+                        found.append(SegmentId(segment_id))
+        return found
+
+    def remove_segments_aside(self, segment_ids: Iterable[SegmentId]) -> int:
+        """Removes segments that were set aside, durably; returns the bytes that it gave free."""
+        freed = 0
+        changed: set[Path] = set()
+        for segment_id in segment_ids:
+            path = self.path / layout.removed_path(segment_id)
+            with repository_io("cannot remove a segment", path), suppress(FileNotFoundError):
+                size = path.stat().st_size
                 os.unlink(path)
+                freed += size
+                changed.add(path.parent)
+        for directory in sorted(changed):
+            with repository_io("cannot remove a segment", directory):
+                fsync_directory(directory)
+        return freed
+
+    def removals(self) -> bytes:
+        """What changes whenever segments are about to be removed: to be compared only."""
+        path = self.path / layout.REMOVALS
+        with repository_io("cannot read a file of the repository", path):
+            try:
+                return read_all(path, limit_bytes=KIB)
             except FileNotFoundError:
-                return
-            fsync_directory(path.parent)
+                return b""
+
+    def note_removal(self) -> None:
+        """Changes what `removals` returns."""
+        path = self.path / layout.REMOVALS
+        replace(path.parent, path.name, secrets.token_hex(16).encode())
 
     def set_segment_aside(self, segment_id: SegmentId, is_open: bool) -> None:
         """Gives a damaged segment a name under which nobody lists it, durably.

@@ -34,9 +34,10 @@ from repo.types import KIB
 
 
 class LeaseInfo(NamedTuple):
-    """What a live lease says of its holder. Only `epoch` decides anything; the rest is to show.
+    """What a live lease says of its holder. `epoch` and `of_index` decide; the rest is to show.
 
-    started: UTC, ISO 8601.
+    started: UTC, ISO 8601. of_index: which index the epoch is of; of another one it says nothing.
+    first_segment: segments that the holder makes get this number in that index, or higher ones.
     """
 
     name: str
@@ -45,6 +46,12 @@ class LeaseInfo(NamedTuple):
     purpose: str
     epoch: int
     started: str
+    of_index: str = ""
+    first_segment: int = 0
+
+    def older_than(self, epoch: int, index: str) -> bool:
+        """Whether the holder may rely on what the index had before this epoch began."""
+        return self.of_index != index or self.epoch < epoch
 
 
 class Lease:
@@ -56,16 +63,28 @@ class Lease:
         self._fd = fd
 
     @classmethod
-    def acquire(cls, folder: Folder, purpose: str, epoch: int) -> Self:
+    def acquire(
+        cls, folder: Folder, purpose: str, epoch: int, *, of_index: str = "", first_segment: int = 0
+    ) -> Self:
         """Takes a lease. Raises RepositoryFailed.
 
-        purpose: the command, for `live` to show. epoch: of the index, read before this call.
+        purpose: the command, for `live` to show. epoch: of the index, read before this call, as
+        is first_segment; of_index: its identity.
         Acquire after turning into a daemon: the lease names this process.
         """
         place = folder.path / layout.LEASES
         name = secrets.token_hex(layout.ID_BYTES)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        info = LeaseInfo(name, os.getpid(), socket.gethostname(), purpose, epoch, started)
+        info = LeaseInfo(
+            name,
+            os.getpid(),
+            socket.gethostname(),
+            purpose,
+            epoch,
+            started,
+            of_index,
+            first_segment,
+        )
         text = json.dumps(info._asdict()).encode()
         with repository_io("cannot take a lease", place):
             place.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
@@ -159,6 +178,8 @@ def _parse(name: str, text: bytes) -> LeaseInfo:
             str(row["purpose"]),
             int(row["epoch"]),
             str(row["started"]),
+            str(row.get("of_index", "")),
+            int(row.get("first_segment", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return LeaseInfo(name, 0, "", "unreadable", 0, "")

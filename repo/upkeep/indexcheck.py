@@ -15,6 +15,7 @@ from typing import Final
 from repo.format.frame import TABLE_ROW
 from repo.format.place import Place
 from repo.format.segment import FooterFrame
+from repo.index.condemned import Condemned
 from repo.index.places import Places
 from repo.multiplexer import frame_table
 from repo.types import SegmentId
@@ -31,6 +32,7 @@ class IndexCheck:
 
     def __init__(self, places: Places, findings: Findings) -> None:
         self._places = places
+        self._condemned = Condemned(places)
         self._findings = findings
         self._confirmed: Counter[int] = Counter()  # rows by segment number, of those compared
 
@@ -60,10 +62,13 @@ class IndexCheck:
         """The chunks that the index misses, or has in a place of no footer; and which of these."""
         for batch in _batches(frames):
             found = self._places.find_many([key for key, _ in batch])
+            lost = [key for key, _ in batch if key not in found]
+            condemned = self._condemned.find_many(lost) if lost else {}
             for key, (_, frame, offset, length) in batch:
                 place = found.get(key)
                 if place is None:
-                    yield key, _LOST
+                    if key not in condemned:
+                        yield key, _LOST
                 elif place == (number, frame, offset, length):
                     self._confirmed[number] += 1
                 elif place.segment == number and not _holds(frames, key, place):

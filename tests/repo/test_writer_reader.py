@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repo.errors import Damaged, JobFailed, RepositoryFailed
+from repo.errors import Damaged, RepositoryFailed
 from repo.format.place import Place
 from repo.index.environment import Transaction
 from repo.keys import ContainerKey
@@ -102,16 +102,6 @@ def test_a_checkpoint_is_due_by_chunks(
     assert writer.commit_due()
     writer.commit(close=True)
     assert not writer.commit_due()
-
-
-def test_no_point_is_published_over_a_garbage_collection(repository: Repository) -> None:
-    writer = repository.writer()
-    root = made.directory_entry(repository, writer, b"", [])
-    writer.commit(close=True)
-    repository.environment.write(repository.environment.advance_epoch)
-    with pytest.raises(JobFailed, match="garbage collection"):
-        writer.publish(made.point_of(root))
-    assert repository.points() == []
 
 
 def test_a_point_is_published_once_under_its_name(repository: Repository) -> None:

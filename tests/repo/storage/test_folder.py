@@ -126,8 +126,9 @@ def test_segments_lists_ids_and_states(folder: Folder) -> None:
     assert list(folder.segments()) == [(sealed, False), (growing, True)]
     path.rename(folder.segment_path(SegmentId(growing)))
     assert list(folder.segments()) == [(sealed, False), (growing, False)]
-    folder.remove_segment(SegmentId(sealed))
-    folder.remove_segment(SegmentId(sealed))
+    for _ in range(2):
+        folder.set_segments_aside([SegmentId(sealed)])
+        folder.remove_segments_aside([SegmentId(sealed)])
     assert list(folder.segments()) == [(growing, False)]
 
 
