@@ -42,12 +42,15 @@ class Reach:
         self._reader = reader
         self._seen = seen
         self._on_keys = on_keys
+        self._with_losses = False
         self.nodes = 0
 
     def point(self, point: Point) -> None:
         """Tell every chunk that a point relies on. Raises Damaged, naming the point."""
+        self._with_losses = bool(point.loss.noted_ns)
+        lists = (*point.problems, *point.loss.lists)
         try:
-            self._on_keys([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in point.problems])
+            self._on_keys([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in lists])
             self._tree(point.root.node)
         except Damaged as damage:
             raise Damaged(
@@ -77,14 +80,21 @@ class Reach:
         self.nodes += 1
         return True
 
-    def _chunk(self, chunk_id: bytes) -> memoryview:
+    def _chunk(self, chunk_id: bytes) -> memoryview | None:
+        """A node or page; None when it is one that the point is known to have lost."""
+        key = chunk_id[:CHUNK_KEY_BYTES]
+        if self._with_losses and not self._reader.find_many((key,)):
+            return None
         return self._reader.chunk(ChunkId(chunk_id))
 
     def _node(self, node_id: bytes) -> list[bytes]:
         """Tell what the entries of a directory rely on; returns the nodes below it."""
         where = f"node {node_id.hex()[:16]}"
-        node = Node.parse(self._chunk(node_id), where=where)
         below: list[bytes] = []
+        data = self._chunk(node_id)
+        if data is None:
+            return below
+        node = Node.parse(data, where=where)
         for run in (node.joined, node.listed):
             self._run(run, below, where)
         return below
@@ -100,7 +110,9 @@ class Reach:
             # A page that was seen may have been seen in a walk that is over: so were its nodes.
             if self._new(page.id):
                 what = f"page {page.id.hex()[:16]}"
-                self._entries(page_entries(self._chunk(page.id), where=what), below, what)
+                data = self._chunk(page.id)
+                if data is not None:
+                    self._entries(page_entries(data, where=what), below, what)
 
     def _entries(self, packed: bytes | memoryview, below: list[bytes], where: str) -> None:
         keys: list[bytes] = []
@@ -124,7 +136,10 @@ class Reach:
             if page_id == HOLE or not self._new(page_id):
                 continue
             where = f"extent page {page_id.hex()[:16]}"
-            rows = parse_extent_page(self._chunk(page_id), level, where=where)
+            data = self._chunk(page_id)
+            if data is None:
+                continue
+            rows = parse_extent_page(data, level, where=where)
             ids = [extent.id for extent in rows if not extent.is_hole]
             self._on_keys([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in ids])
             if level:

@@ -54,8 +54,20 @@ class Condemned:
     def _rows(self, keys: Iterable[bytes], txn: Transaction | None) -> dict[bytes, bytes]:
         if txn is None:
             with self._environment.read() as view:
-                return rows_of(view, self._condemned, keys)
-        return rows_of(txn, self._condemned, keys)
+                return self._rows(keys, view)
+        rows = rows_of(txn, self._condemned, keys)
+        # A repair may have taken a damaged segment out since.
+        there = self._places.existing({self._number(row) for row in rows.values()}, txn)
+        return {key: row for key, row in rows.items() if self._number(row) in there}
+
+    @staticmethod
+    def _number(row: bytes) -> int:
+        return Place.parse(row[CHUNK_KEY_BYTES:]).segment
+
+    def begin(self, txn: Transaction) -> None:
+        """Count a change by which chunks leave the index: writers look again then."""
+        self._environment.advance_epoch(txn)
+        self._environment.take(_CONDEMNATIONS, txn)
 
     def condemn(self, txn: Transaction, rows: Sequence[bytes]) -> int:
         """Take chunks out of the index (rows of key and place, sorted); returns how many.
@@ -68,8 +80,7 @@ class Condemned:
             self._places.remove_rows(txn, leaving)
             with txn.cursor(self._condemned) as cursor:
                 cursor.putmulti([(CHUNKS_KEY, row) for row in leaving])
-            self._environment.advance_epoch(txn)
-            self._environment.take(_CONDEMNATIONS, txn)
+            self.begin(txn)
         return len(leaving)
 
     def revive(self, txn: Transaction, keys: Iterable[bytes]) -> set[bytes]:
@@ -82,8 +93,7 @@ class Condemned:
         rows = self._rows(wanted, txn)
         for row in rows.values():
             txn.delete(CHUNKS_KEY, row, db=self._condemned)
-            number = Place.parse(row[CHUNK_KEY_BYTES:]).segment
-            txn.delete(_NUMBER.pack(number), db=self._retired)
+            txn.delete(_NUMBER.pack(self._number(row)), db=self._retired)
         self._places.add_places(
             txn, sorted((key, row[CHUNK_KEY_BYTES:]) for key, row in rows.items())
         )

@@ -14,6 +14,8 @@ does not hold the chunk's id.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import secrets
 import threading
@@ -52,6 +54,10 @@ _EPOCH_KEY: Final = b"epoch"
 _IDENTITY_KEY: Final = b"identity"
 _FORMAT_ROW: Final = Struct("<I16s")
 _COUNTER: Final = Struct("<Q")
+
+
+_libc = ctypes.CDLL(None)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Environment:
@@ -358,6 +364,22 @@ class Environment:
         """Size of the file, free pages included."""
         with translated(self.path, "cannot read the index"):
             return (self.path / DATA_FILE).stat().st_size
+
+    def release_memory(self) -> None:
+        """Let go of the pages of the file that were looked at; they come back when needed.
+
+        They lie in the page cache in any case, but count as this process's memory while mapped: a
+        walk over the whole index would grow by its size. The map is never written through.
+        """
+        name = os.fsencode(self.path / DATA_FILE)
+        try:
+            with open("/proc/self/maps", "rb") as maps:
+                for line in maps:
+                    if line.rstrip().endswith(name):
+                        start, end = (int(part, 16) for part in line.split(b" ", 1)[0].split(b"-"))
+                        _libc.madvise(start, end - start, mmap.MADV_DONTNEED)
+        except OSError:
+            return  # it was only to be polite
 
     def table_pages(self, table: Table) -> int:
         """Pages that a table takes."""

@@ -240,6 +240,10 @@ class Places:
             self._cache.put(row)
         return row
 
+    def existing(self, numbers: Iterable[int], txn: Transaction) -> set[int]:
+        """Those of the segment numbers that the index has."""
+        return {n for n in numbers if txn.get(_NUMBER.pack(n), db=self._segments) is not None}
+
     def by_id(self, segment_id: SegmentId, txn: Transaction | None = None) -> int | None:
         """The number of a segment; None when the index does not have it."""
         if txn is None:

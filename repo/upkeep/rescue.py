@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+from repo.index.condemned import Condemned
 from repo.index.environment import Transaction
 from repo.index.places import Places
 from repo.multiplexer import Multiplexer, OpenSegment, frame_table, place_rows
@@ -118,7 +119,7 @@ def forget_segments(places: Places, repository: Repository, numbers: Iterable[in
     removed = 0
     keys = (key for key, place in places.rows() if place.segment in going)
     while batch := list(islice(keys, ROWS)):
-        removed += repository.environment.write(partial(_remove, repository, places, batch))
+        removed += repository.environment.write(partial(_remove, places, batch))
 
     def drop(txn: Transaction) -> None:
         for number in going:
@@ -130,8 +131,8 @@ def forget_segments(places: Places, repository: Repository, numbers: Iterable[in
     return removed
 
 
-def _remove(repository: Repository, places: Places, keys: Sequence[bytes], txn: Transaction) -> int:
-    repository.environment.advance_epoch(txn)
+def _remove(places: Places, keys: Sequence[bytes], txn: Transaction) -> int:
+    Condemned(places).begin(txn)
     return places.remove_places(txn, keys)
 
 
