@@ -22,6 +22,7 @@ from repo.index.scratch import Scratch
 from repo.repository import Repository
 from repo.types import ChunkId, PointId
 from repo.upkeep.losses import Losses
+from repo.upkeep.marking import unmarked_problems
 from repo.upkeep.readback import read_back
 from repo.upkeep.rewriter import Rewriter
 from repo.upkeep.sides import ORIGIN, TARGET, side
@@ -270,7 +271,9 @@ class _Job:
         losses = Losses(put)
         rewriter = Rewriter(self._origin.folder, self._origin.reader, translation, put, losses)
         root = rewriter.root(point.root)
-        problems = rewriter.problems(point.problems)
+        # What the origin's mark names is found again, and named by the copy's own.
+        lists, total = unmarked_problems(point)
+        problems = rewriter.problems(lists)
         loss = losses.loss()
         if loss.noted_ns:
             self._losses += 1
@@ -282,7 +285,7 @@ class _Job:
             point,
             id=PointId(os.urandom(16)),
             root=root,
-            problems_total=point.problems_total + losses.total,
+            problems_total=total + losses.total,
             problems=(*problems, *loss.lists),
             origin=self._identity(point),
             loss=loss,

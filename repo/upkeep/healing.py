@@ -147,9 +147,7 @@ class RepositoryHealer:
         with _Copying(self._other, self._ours) as copying:
             copying.transfer.tree(twin.root)
             root = copying.rewriter.root(twin.root)
-            lists = copying.rewriter.problems(
-                tuple(each for each in twin.problems if each not in twin.loss.lists)
-            )
+            lists = copying.rewriter.problems(twin.problems)
             copying.commit()
         return root, lists
 

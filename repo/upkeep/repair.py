@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -30,12 +29,10 @@ from repo.upkeep.damage import Damage
 from repo.upkeep.diagnosis import Diagnosis, diagnose
 from repo.upkeep.healing import Healer, RepositoryHealer, Store
 from repo.upkeep.losses import Losses
-from repo.upkeep.lossfinder import LossFinder, Lost, Part
+from repo.upkeep.lossfinder import LossFinder, Part
+from repo.upkeep.marking import find_losses, remarked
 from repo.upkeep.rescue import Rescue, forget_segments
 from repo.upkeep.salvage import Salvage
-
-PATHS_MAX: Final = 100
-"""Paths that a report names of each point."""
 
 PASSES_MAX: Final = 32
 """Names that come back may show that others are lost: so often the trees are walked again."""
@@ -274,25 +271,25 @@ class _Repair:
     def _mark(self, rescue: Rescue, good: dict[int, frozenset[int]], healed: Scratch) -> None:
         """Note what is lost of each point, and take back what is not lost any more."""
         points = self._points()
-        remarked: list[Point] = []
+        changed: list[Point] = []
         with Scratch.make(self._repository.index_path.parent) as clean:
             finder = self._finder(clean, good, healed)
             for done, point in enumerate(points):
                 self._tell("checking points", done, len(points))
                 losses = Losses(self._hash if self._dry_run else rescue.put)
-                named = _collect(finder, point, losses)
+                named = find_losses(finder, point, losses)
                 loss = losses.loss()
                 if loss.noted_ns:
                     self._report.losses.append(PointLoss(point, loss, named))
                 if _same(loss, point.loss):
                     continue
-                remarked.append(_remarked(point, loss))
-        self._report.marked = sum(1 for point in remarked if point.loss.noted_ns)
-        self._report.whole = len(remarked) - self._report.marked
+                changed.append(remarked(point, loss))
+        self._report.marked = sum(1 for point in changed if point.loss.noted_ns)
+        self._report.whole = len(changed) - self._report.marked
         if self._dry_run:
             return
         rescue.commit()  # the lists, before anything names them
-        for point in remarked:
+        for point in changed:
             remark_point(self._folder, self._keys, self._repository.header, point)
 
     def _hash(self, data: bytes) -> ChunkId:
@@ -336,42 +333,6 @@ class _Repair:
         )
 
 
-def _collect(finder: LossFinder, point: Point, losses: Losses) -> list[bytes]:
-    """Collect what is lost of a point; the paths that a report names."""
-    named: list[bytes] = []
-    for (path, of_file), parts in groupby(finder.point(point), key=_what):
-        found = list(parts)
-        size = sum(lost.length for lost in found)
-        if found[0].part is Part.PROBLEMS:
-            for lost in found:
-                losses.problems(lost.why)
-            continue
-        if of_file:
-            losses.file(path, size, found[0].why)
-        else:
-            losses.directory(path, size, found[0].why)
-        if len(named) < PATHS_MAX:
-            named.append(path or b".")
-    return named
-
-
-def _what(lost: Lost) -> tuple[bytes, bool | None]:
-    """What losses that come one after the other are told together."""
-    if lost.part is Part.PROBLEMS:
-        return lost.path, None
-    return lost.path, lost.part is not Part.NAMES
-
-
 def _same(new: Loss, old: Loss) -> bool:
     """Whether two losses say the same, whenever they were noted."""
     return msgspec.structs.replace(new, noted_ns=0) == msgspec.structs.replace(old, noted_ns=0)
-
-
-def _remarked(point: Point, loss: Loss) -> Point:
-    kept = tuple(each for each in point.problems if each not in point.loss.lists)
-    return msgspec.structs.replace(
-        point,
-        problems=(*kept, *loss.lists),
-        problems_total=point.problems_total - point.loss.problems + loss.problems,
-        loss=loss,
-    )

@@ -29,6 +29,7 @@ from repo.types import PointId
 from repo.upkeep.copy import CopyReport, CopyRequest, copy
 from repo.upkeep.losses import STEP
 from repo.upkeep.readback import read_back
+from repo.upkeep.repair import repair
 from repo.upkeep.verify import verify
 from tests.damage.small import HEADER, Contents, Small, lost_paths
 from tests.damage.small import read_back as contents_of
@@ -330,6 +331,19 @@ def test_flipped_bits_of_every_segment(origin: Small, target: Repository, number
         kept = contents_of(repository)
         copy(repository, target, ALL)
     check_marked(target, truth, kept)
+
+
+def test_a_marked_point_is_copied_with_its_mark(origin: Small, target: Repository) -> None:
+    """What was named in the origin is named once in the copy, by lists of its own."""
+    break_at(max(origin.segments(), key=lambda path: path.stat().st_size), 4000)
+    with origin.open() as repository:
+        truth = contents_of(repository)
+        repair(repository)
+        kept = contents_of(repository)
+        assert lost_paths(kept)
+        copy(repository, target, ALL)
+    check_marked(target, truth, kept)
+    assert verify(target, level="data").damages == []
 
 
 def test_a_lost_manifest_is_told_and_the_rest_copied(origin: Small, target: Repository) -> None:

@@ -19,6 +19,7 @@ from repo.upkeep.healing import Healer, RepositoryHealer, SourceHealer, Store
 from repo.upkeep.losses import STEP
 from repo.upkeep.repair import RepairReport, repair
 from repo.upkeep.salvage import Salvage
+from repo.upkeep.synth import SynthRequest, synthesize
 from repo.upkeep.verify import verify
 from tests.damage.small import Contents, Small, lost_paths, read_back, segment_of
 from tests.repo.upkeep.copying import break_at, by_origin, target_in
@@ -431,3 +432,20 @@ def test_a_point_that_is_forgotten_meanwhile_does_not_come_back(hurt: Small) -> 
         with pytest.raises(Damaged):
             repository.points()
     assert not list(hurt.path.glob("points/.*"))
+
+
+def test_a_point_made_of_marked_ones_is_marked(hurt: Small) -> None:
+    """Nothing that lacks content is published as if it were whole."""
+    break_at(max(hurt.segments(), key=lambda path: path.stat().st_size), 4000)
+    assert repaired(hurt).exit_status == 4
+    with hurt.open() as repository:
+        first, second = repository.points()
+        alone = synthesize(repository, SynthRequest(points=[second])).point
+        both = synthesize(repository, SynthRequest(points=[first, second])).point
+        made = {point.id.hex() for point in (alone, both)}
+        lost = {(point, path) for point, path in lost_paths(read_back(repository))}
+        assert {each for each in lost if each[0] in made}
+        assert marks(repository) == lost
+        assert all(point.problems_total == point.loss.problems for point in repository.points())
+        assert verify(repository, level="data").damages == []
+        assert repair(repository).marked == 0
