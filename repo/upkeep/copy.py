@@ -229,8 +229,12 @@ class _Job:
     ) -> None:
         pairing = Pairing(self._origin.tree, self._target.tree, translation)
         for listed in todo:
-            with side(ORIGIN):
+            try:
                 point = self._origin.resolved(listed)
+            except Damaged as damage:  # what a delta lies over is not there
+                self._damages.append(damage)
+                self._done += 1
+                continue
             self._doing = f"point {point.id.hex()[:8]}"
             self._report()
             with side(ORIGIN):
@@ -391,6 +395,7 @@ class Copies:
             for before in origin.points(on_damage=lambda _damage: None)
             if before.source_id == point.source_id
             and not before.loss.noted_ns
+            and not before.delta  # its tree is a part of what its copy holds
             and (copy := self.of(identity(before, origin))) is not None
             and not copy.loss.noted_ns
         ]

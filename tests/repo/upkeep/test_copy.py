@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ingest.delta import DeltaRequest, ingest_delta
+from ingest.session import IngestRequest, ingest
 from repo.errors import Damaged, Interrupted, UsageError
 from repo.format import limits
 from repo.format.manifest import Origin, Point
@@ -197,6 +199,65 @@ def test_a_clone_takes_over_by_id(origin: Small, tmp_path: Path) -> None:
         assert [point.id for point, _ in report.copied] == [newest]
         assert report.bytes_read == len(content)
         assert report.copied[0][1].root.node == report.copied[0][0].root.node
+
+
+def test_the_part_that_a_delta_holds_is_not_taken_for_the_whole(
+    target: Repository, tmp_path: Path
+) -> None:
+    """A directory of a later point may be, to the byte, what a delta holds of that directory."""
+    origin = Small(tmp_path / "origin")
+    origin.make_empty()
+    folder = origin.source / "folder"
+    folder.mkdir()
+    for name in ("gone", "changed"):
+        (folder / name).write_bytes(name.encode() * 100)
+
+    def delta(base: Point, changed: bytes, deleted: bytes) -> Point:
+        for name, paths in (("changed", changed), ("deleted", deleted)):
+            (tmp_path / name).write_bytes(paths)
+        request = DeltaRequest(
+            path=str(origin.source), base=base.id.hex(), source_id="it",
+            files_from=str(tmp_path / "changed"), deleted_from=str(tmp_path / "deleted"),
+        )  # fmt: skip
+        return ingest_delta(repository, request).point
+
+    with origin.open() as repository:
+        request = IngestRequest(paths=[str(origin.source)], source_ids=["it"], base="none")
+        (full,) = ingest(repository, request).points
+        (folder / "changed").write_bytes(b"other")
+        first = delta(full, b"folder/changed\0", b"")
+        assert len(copy(repository, target, ALL).copied) == 2
+        (folder / "gone").unlink()
+        second = delta(first, b"", b"folder/gone\0")
+        part = repository.tree.lookup(first.root, b"folder")
+        whole = repository.tree.lookup(repository.resolved(second).root, b"folder")
+        assert part is not None
+        assert whole is not None
+        assert part.node == whole.node, "else this test shows nothing"
+        ((_, there),) = copy(repository, target, ALL).copied
+        assert sorted(readback.content(target, there)) == [b"", b"/folder", b"/folder/changed"]
+
+
+def test_a_delta_without_its_base_is_told_and_the_rest_copied(
+    target: Repository, tmp_path: Path
+) -> None:
+    origin = Small.make(tmp_path / "origin")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "none").write_bytes(b"")
+    with origin.open() as repository:
+        base = repository.points()[0]
+        ingest_delta(
+            repository,
+            DeltaRequest(
+                path=str(origin.source), base=base.id.hex(), source_id=base.source_id,
+                files_from=str(lists / "none"), deleted_from=str(lists / "none"),
+            ),
+        )  # fmt: skip
+        (origin.path / "points" / base.id.hex()).unlink()
+        report = copy(repository, target, ALL)
+        assert (len(report.copied), report.exit_status) == (1, 4)
+        assert "base of a delta point" in report.damages[0].what
 
 
 # -- directories of pages -------------------------------------------------------------------------
