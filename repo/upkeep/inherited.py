@@ -49,6 +49,7 @@ def _together(losses: Sequence[Loss]) -> Loss:
         bytes_lost=sum(loss.bytes_lost for loss in noted),
         lists=tuple(chunk for loss in noted for chunk in loss.lists),
         noted_ns=max((loss.noted_ns for loss in noted), default=0),
+        problems=sum(loss.problems for loss in noted),
     )
 
 
@@ -80,6 +81,7 @@ def _with_part(
             files=loss.files + counts[True],
             lists=(*loss.lists, *lists[True]),
             noted_ns=max(loss.noted_ns, take.point.loss.noted_ns, 1),
+            problems=loss.problems + counts[True],
         )
     return Inherited(
         (*before.problems, *lists[False], *lists[True]), before.total + sum(counts.values()), loss

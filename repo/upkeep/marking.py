@@ -56,4 +56,3 @@ def remarked(point: Point, loss: Loss) -> Point:
         problems_total=total + loss.problems,
         loss=loss,
     )
-
