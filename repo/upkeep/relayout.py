@@ -17,7 +17,7 @@ from contextlib import closing
 from functools import partial
 from typing import Final, NamedTuple
 
-from repo.errors import Damaged
+from repo.errors import Damaged, Interrupted
 from repo.format.frame import TABLE_ROW
 from repo.format.node import Entry
 from repo.format.place import Place, pack_place
@@ -99,12 +99,14 @@ class Relayout:
         *,
         streams: int,
         on_progress: Callable[[RelayoutProgress], None] = lambda _state: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """A writer of None: nothing is rewritten, only counted."""
+        """A writer of None: nothing is rewritten, only counted. stopped: asked at each window."""
         self._repository = repository
         self._writer = writer
         self._streams = streams
         self._on_progress = on_progress
+        self._stopped = stopped
         self._reader: Reader = repository.new_reader()
         self._tree = Tree(self._reader)
         self._places = repository.places
@@ -115,14 +117,21 @@ class Relayout:
 
     def run(self, roots: Sequence[Entry]) -> None:
         """Lay out the chunks of trees, one after the other. All is durable and has its new places
-        afterwards. Raises Damaged when a chunk cannot be read: those before it have theirs.
+        afterwards, also when it was stopped, which raises Interrupted. Raises Damaged when a
+        chunk cannot be read: those before the last checkpoint have theirs.
         """
-        self._expected = sum(root.bytes_below for root in roots)
+        self._expected = sum({root.node: root.bytes_below for root in roots}.values())
         scratch = Scratch.make(self._repository.index_path.parent)
         with closing(scratch), ThreadPoolExecutor(self._streams) as pool:
             for window in self._windows(roots, scratch):
+                if self._stopped():
+                    break
                 self._lay_out(window, pool)
             self._move(close=True)
+        if self._stopped():
+            raise Interrupted(
+                "interrupted", next_step="run the same command again: what lies well stays"
+            )
 
     # Windows
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from repo.errors import UsageError
+from repo.errors import Interrupted, UsageError
 from repo.format.manifest import (
     BaseRecord,
     Point,
@@ -91,10 +91,13 @@ def synthesize(
     *,
     on_progress: OnProgress = lambda _state: None,
     on_notice: Callable[[str], None] = lambda _text: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> SynthSummary:
     """Make a point from others; with `dry_run` it is not published, and nothing is stored.
 
-    Raises UsageError, Damaged when a node that is needed cannot be read, RepositoryFailed.
+    stopped: asked again and again; when it says so, Interrupted is raised, and what was laid out
+    until then stays so. Raises UsageError, Damaged when a node that is needed cannot be read,
+    RepositoryFailed.
     """
     started = time.monotonic()
     inputs = _inputs(request)
@@ -112,7 +115,7 @@ def synthesize(
         writer = None if request.dry_run else repository.writer()
         if writer is not None:
             stack.callback(writer.abandon)
-        maker = _Maker(repository, request, writer, on_progress)
+        maker = _Maker(repository, request, writer, on_progress, stopped)
         point = maker.point(inputs, stack)
         if writer is not None:
             writer.publish(point)
@@ -144,11 +147,13 @@ class _Maker:
         request: SynthRequest,
         writer: Writer | None,
         on_progress: OnProgress,
+        stopped: Callable[[], bool],
     ) -> None:
         self._repository = repository
         self._request = request
         self._writer = writer
         self._on_progress = on_progress
+        self._stopped = stopped
         self._reader: Reader = repository.new_reader()
         self._tree = Tree(self._reader)
         self.layout: RelayoutFigures | None = None
@@ -157,6 +162,8 @@ class _Maker:
         self.bytes_new = 0
 
     def _put_meta(self, data: bytes) -> ChunkId:
+        if self._stopped():
+            raise Interrupted("interrupted", next_step="nothing was published: run it again")
         self.nodes += 1
         self.bytes_new += len(data)
         self._on_progress(SynthProgress("merging", self.nodes, self.bytes_new))
@@ -209,6 +216,7 @@ class _Maker:
             on_progress=lambda state: self._on_progress(
                 SynthProgress("laying out", self.nodes, state.bytes_seen, state.bytes_expected)
             ),
+            stopped=self._stopped,
         )
         relayout.run(roots)
         self.layout = relayout.figures

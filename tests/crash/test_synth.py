@@ -1,7 +1,7 @@
-"""A kill before every call of a synthesis that changes a repository, and of the one after it.
+"""A kill before every call of a synthesis or a delta that changes a repository, and of the next.
 
-What it was made from stays as it was; the new point is there whole or not at all; the next
-synthesis, which recovers, may be killed as well.
+What it builds on stays as it was; the new point is there whole or not at all; the next run, which
+recovers, may be killed as well.
 """
 
 from __future__ import annotations
@@ -44,13 +44,29 @@ def laying_out(_template: command.Repository, folder: Path) -> scenes.Scene:
     return _scene(original, folder, words)
 
 
+def saving_a_delta(template: command.Repository, folder: Path) -> scenes.Scene:
+    """A repository with a point, over which a delta is to be saved."""
+    original = copy(template, folder / "original")
+    source = folder / "source"
+    scenes.plant(source, 1)
+    original.run("ingest", source, "--source-id", "it")
+    base = original.run("points", "--json").events()[0]["point"]
+    scenes.plant(source, 2)
+    (folder / "changed").write_bytes(b"folder 1/new\0folder 2/\0")
+    words = ["ingest", f"{source}", "--source-id", "it", "--delta", "--base", base]
+    words += ["--files-from", f"{folder}/changed"]
+    return _scene(original, folder, command.words(*words))
+
+
 def _scene(original: command.Repository, folder: Path, words: list[str]) -> scenes.Scene:
     with readback.opened(original) as repository:
         kept = [readback.content(repository, point) for point in repository.points()]
     return scenes.Scene(original, lambda _made: words, folder, kept)
 
 
-MAKES = pytest.mark.parametrize("make", [merging, laying_out], ids=lambda make: make.__name__)
+MAKES = pytest.mark.parametrize(
+    "make", [merging, laying_out, saving_a_delta], ids=lambda make: make.__name__
+)
 
 
 @MAKES
@@ -73,7 +89,7 @@ def _kill(scene: scenes.Scene, tmp_path: Path, count: int) -> None:
     undisturbed = scene.traced(made)
     assert undisturbed.status == 0
     with readback.opened(made) as repository:
-        whole = readback.content(repository, repository.points()[-1])
+        whole = readback.content(repository, repository.resolved(repository.points()[-1]))
     for call in scenes.sample(undisturbed.calls, count):
         made = scene.fresh(tmp_path / "try")
         for attempt in ("killed", "killed again"):
@@ -100,4 +116,6 @@ def _holds(made: command.Repository, scene: scenes.Scene, whole: readback.Conten
 
 
 def _contents(repository: Repository) -> list[readback.Content]:
-    return [readback.content(repository, point) for point in repository.points()]
+    return [
+        readback.content(repository, repository.resolved(point)) for point in repository.points()
+    ]

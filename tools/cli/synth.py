@@ -13,6 +13,7 @@ from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS
 from tools.cli.progress import ProgressState, Wording
+from tools.cli.stopping import stop_signals
 from tools.cli.version import version
 
 if TYPE_CHECKING:
@@ -61,12 +62,17 @@ def synth(run: Invocation, /, points: tuple[str, ...], **options: Any) -> None:
     from repo.upkeep.synth import synthesize
 
     dry_run = options["dry_run"]
-    with run.open() as repository, run.console.reporter(WORDING) as reporter:
+    with (
+        run.open() as repository,
+        stop_signals() as stopped,
+        run.console.reporter(WORDING) as reporter,
+    ):
         summary = synthesize(
             repository,
             _request(repository, points, options),
             on_progress=lambda state: reporter.update(_progress(state)),
             on_notice=reporter.notice,
+            stopped=stopped,
         )
         reporter.close()
     if run.console.json:

@@ -11,7 +11,7 @@ import pytest
 
 from ingest.session import IngestRequest, ingest
 from repo import keyfile
-from repo.errors import Damaged
+from repo.errors import Damaged, Interrupted
 from repo.format.manifest import Point
 from repo.format.place import Place
 from repo.keys import KeyFile
@@ -142,6 +142,28 @@ def test_all_points_that_were_chosen_are_laid_out(
     layout = laid_out(repository, aged[0], aged[-1], dry_run=True).layout
     assert layout is not None
     assert layout.chunks_rewritten == 0
+
+
+def test_what_was_laid_out_before_it_is_stopped_stays_so(
+    repository: Repository, aged: list[Point]
+) -> None:
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 4
+
+    request = SynthRequest(points=[aged[-1]], relayout=True, streams=2)
+    with pytest.raises(Interrupted):
+        synthesize(repository, request, stopped=stopped)
+    assert len(repository.points()) == len(aged)
+    first = laid_out(repository, aged[-1], dry_run=True).layout
+    assert first is not None
+    layout = laid_out(repository, aged[-1]).layout
+    assert layout is not None
+    assert 0 < layout.chunks_rewritten == first.chunks_rewritten < len(order(repository, aged[-1]))
+    assert verify(repository, level="data").damages == []
 
 
 def test_a_missing_chunk_is_told(repository: Repository, aged: list[Point]) -> None:
