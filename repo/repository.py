@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -226,6 +226,21 @@ class Repository:
         if not point.delta:
             return [point]
         return lineage(self._named(PointId(point.id)), self._named)
+
+    def bases(self) -> set[PointId]:
+        """The points that deltas lie over, through others as well.
+
+        Those of them that were forgotten are still relied on: neither their manifests nor what
+        their trees hold may be removed. Raises Damaged for a point that cannot be read.
+        """
+        needed: set[PointId] = set()
+        for point in self.points():
+            above = point
+            with suppress(Damaged):  # a base that is gone needs nothing any more
+                while above.delta and above.base not in needed:
+                    needed.add(PointId(above.base))
+                    above = self._named(PointId(above.base))
+        return needed
 
     def _named(self, point_id: PointId) -> Point:
         try:

@@ -246,7 +246,9 @@ def test_the_base_of_a_delta_cannot_be_forgotten(repository: Repository, source:
     assert len(plan_by_name(repository, [base, middle, last]).forgotten) == 3
     forget(repository, [base])  # by somebody who did not look: it still counts
     assert repository.resolved(last).root.entries_below == base.root.entries_below
-    repository.folder.remove_forgotten(repository.folder.forgotten()[0])
+    assert repository.bases() == {base.id, middle.id}
+    forget(repository, [last, middle])
+    assert repository.bases() == set()
 
 
 def test_a_base_that_is_gone_is_told(made: command.Repository, source: Path) -> None:
