@@ -283,9 +283,10 @@ class Writer:
         def look() -> None:
             known = self._places.known(waiting)
             lost = [key for key in waiting if key not in known]
-            if lost and (
-                gone := self._environment.write(lambda txn: self._condemned.revive(txn, lost))
-            ):
+            gone: set[bytes] = set()
+            if lost:
+                gone = self._environment.write(lambda txn: self._condemned.revive(txn, lost))
+            if gone and not point.loss.noted_ns:  # a marked one names what is nowhere
                 raise JobFailed(
                     f"{len(gone)} chunks that this point relies on are gone",
                     where=point.source_path,

@@ -18,6 +18,7 @@ import msgspec
 
 from repo.errors import Damaged, Interrupted
 from repo.format.manifest import Loss, Origin, Point
+from repo.index.condemned import Condemned
 from repo.index.scratch import Scratch
 from repo.points import remark_point, write_point
 from repo.reader import Reader
@@ -172,20 +173,24 @@ class _Repair:
 
     def _salvage_all(self, found: Diagnosis) -> None:
         places = self._repository.places
+        # Retired ones hold nothing that anybody needs: garbage collection is about to remove them.
+        retired = Condemned(places).retired()
         rows = {row.segment_id: row.number for row in places.segments()}
+        dead = {i for i in found.segments if rows.get(i) in retired}
         with closing(Fetcher(self._folder)) as fetcher:
             for done, segment_id in enumerate(found.segments):
                 self._tell("salvaging", done, len(found.segments))
-                self._salvage(fetcher, segment_id, rows.get(segment_id))
+                if segment_id not in dead:
+                    self._salvage(fetcher, segment_id, rows.get(segment_id))
         if self._dry_run:
             return
-        numbers = [rows[segment_id] for segment_id in found.segments if segment_id in rows]
+        numbers = [rows[i] for i in found.segments if i in rows and i not in dead]
         self._report.chunks_lost = forget_segments(places, self._repository, numbers)
         for segment_id in found.segments:
             self._folder.set_segment_aside(segment_id, False)
             self._report.set_aside.append(f"segments/{segment_id[:1].hex()}/{segment_id.hex()}")
         # Whoever opened the index in between has found the segment again.
-        again = [n for i in found.segments if (n := places.by_id(i)) is not None]
+        again = [n for i in found.segments if i not in dead and (n := places.by_id(i)) is not None]
         forget_segments(places, self._repository, again)
 
     def _salvage(self, fetcher: Fetcher, segment_id: SegmentId, number: int | None) -> None:
@@ -200,8 +205,12 @@ class _Repair:
                 good.add(frame.number)
                 keys = [chunk_id[:CHUNK_KEY_BYTES] for chunk_id in frame.chunks]
                 held = places.find_many(keys)
+                condemned = Condemned(places).find_many(keys)
                 for chunk_id, row in frame.chunks.items():
-                    place = held.get(chunk_id[:CHUNK_KEY_BYTES])
+                    key = chunk_id[:CHUNK_KEY_BYTES]
+                    place = held.get(key)
+                    if place is None and key in condemned:
+                        continue  # no point relies on it
                     if place is not None and place.segment != number:
                         continue
                     self._report.chunks_salvaged += 1

@@ -26,9 +26,10 @@ from repo.format.node import (
     pack_entries,
     pack_page,
 )
+from repo.index.condemned import Condemned
 from repo.repository import Repository
 from repo.types import PointId
-from repo.upkeep.copy import CopyReport, CopyRequest, copy
+from repo.upkeep.copy import CopyProgress, CopyReport, CopyRequest, copy
 from repo.upkeep.losses import STEP
 from repo.upkeep.readback import read_back
 from repo.upkeep.repair import repair
@@ -404,6 +405,31 @@ def test_a_marked_point_is_copied_with_its_mark(origin: Small, target: Repositor
         assert lost_paths(kept)
         copy(repository, target, ALL)
     check_marked(target, truth, kept)
+    assert verify(target, level="data").damages == []
+
+
+def test_a_marked_copy_is_published_though_garbage_was_collected(
+    origin: Small, target: Repository
+) -> None:
+    """What the target's collection condemned comes back; what is lost cannot, and is marked."""
+    copied(origin, target)
+    for point in target.points():
+        target.folder.remove_point(PointId(point.id))
+    break_at(max(origin.segments(), key=lambda path: path.stat().st_size), 4000)
+    condemned = Condemned(target.places)
+    collected = 0
+
+    def collect(_state: CopyProgress) -> None:
+        nonlocal collected
+        rows = [key + place.pack() for key, place in target.places.rows()]
+        if not collected:
+            collected = target.environment.write(lambda txn: condemned.condemn(txn, rows))
+
+    with origin.open() as repository:
+        kept = contents_of(repository)
+        report = copy(repository, target, ALL, on_progress=collect)
+    assert (collected > 50, report.exit_status) == (True, 4)
+    assert lost_paths(by_origin(target)) == lost_paths(kept) != set()
     assert verify(target, level="data").damages == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from repo.errors import Damaged, Interrupted
+from repo.index.condemned import Condemned
 from repo.repository import Repository
 from repo.storage.folder import Folder
 from repo.types import PointId, SegmentClass
@@ -449,3 +450,37 @@ def test_a_point_made_of_marked_ones_is_marked(hurt: Small) -> None:
         assert all(point.problems_total == point.loss.problems for point in repository.points())
         assert verify(repository, level="data").damages == []
         assert repair(repository).marked == 0
+
+
+def test_what_garbage_collection_has_condemned_is_not_salvaged(hurt: Small) -> None:
+    with hurt.open() as repository:
+        segment = max(hurt.segments(), key=lambda path: path.stat().st_size)
+        places = repository.places
+        number = places.by_id(segment_of(segment))
+        assert number is not None
+        rows = [key + place.pack() for key, place in places.rows() if place.segment == number]
+        condemned = Condemned(places)
+        repository.environment.write(lambda txn: condemned.condemn(txn, rows))
+        break_at(segment, 4000)
+        report = repair(repository)
+        assert (report.chunks_salvaged, len(report.diagnosis.segments)) == (0, 1)
+        assert not segment.exists()
+    with hurt.open() as repository:
+        assert repository.places.by_id(segment_of(segment)) is None
+
+
+def test_a_damaged_segment_that_is_retired_is_only_set_aside(hurt: Small) -> None:
+    with hurt.open() as repository:
+        segment = max(hurt.segments(), key=lambda path: path.stat().st_size)
+        places = repository.places
+        number = places.by_id(segment_of(segment))
+        assert number is not None
+        rows = [key + place.pack() for key, place in places.rows() if place.segment == number]
+        condemned = Condemned(places)
+        repository.environment.write(lambda txn: condemned.condemn(txn, rows))
+        repository.environment.write(lambda txn: condemned.retire(txn, [number]))
+        break_at(segment, 4000)
+        assert repair(repository).chunks_salvaged == 0
+        assert not segment.exists()
+        keys = [row[:16] for row in rows]
+        assert repository.environment.write(lambda txn: condemned.drop_segment(txn, number, keys))
