@@ -26,7 +26,7 @@ WORDING: Final = Wording("Making a synthetic full", noun="nodes", verb="made")
 
 
 @click.command(cls=RepoCommand)
-@click.argument("points", nargs=-1, metavar="POINT...")
+@click.argument("points", nargs=-1, metavar="[POINT...]")
 @click.option("--prefer", multiple=True, metavar="POINT", help="This point wins where it can.")
 @click.option(
     "--take",
