@@ -25,6 +25,7 @@ from repo.format.node import (
     parse_entries,
     parse_page,
 )
+from repo.format.place import Place
 from repo.repository import Repository
 from repo.tree import Tree
 from repo.types import ChunkId, Kind
@@ -56,10 +57,11 @@ class BaseTree:
 
 
 class BaseEntry(NamedTuple):
-    """The entry of a directory in one of the trees."""
+    """The entry of a directory in one of the trees, and where its node lies, once looked up."""
 
     base: BaseTree
     entry: Entry
+    place: Place | None = None
 
 
 class Forced:
@@ -114,10 +116,10 @@ class Foundation:
 class BaseDirectory:
     """A directory of a base, its node read. Raises Damaged."""
 
-    def __init__(self, base: BaseTree, entry: Entry) -> None:
-        self.base = base
-        self.entry = entry
-        self.node: Node = base.tree.node(entry)
+    def __init__(self, found: BaseEntry) -> None:
+        self.base = found.base
+        self.entry = found.entry
+        self.node: Node = found.base.tree.node(found.entry, found.place)
         self._page = -1
         self._joined: dict[bytes, Entry] = {}
         self._files: list[Entry] = []

@@ -121,7 +121,17 @@ class Descent:
             same = own is not None and own.inode == inode
             directory.exact = self._foundation.exact and not above.volume and same
             pending.append((directory, inode))
+        self._look_up([directory for directory, _ in pending])
         return self._down(pending)
+
+    def _look_up(self, directories: Sequence[PendingDirectory]) -> None:
+        """Find where the nodes of their bases lie: once for all of them, which is cheaper."""
+        known = [d for d in directories if d.bases and not d.exact]
+        if known:
+            places = known[0].bases[0].base.tree.node_places([d.bases[0].entry for d in known])
+            for directory, place in zip(known, places, strict=True):
+                first, *others = directory.bases
+                directory.bases = [first._replace(place=place), *others]
 
     def put_off(self, work: Work, listed: Listed) -> bool:
         """Keep a moved directory until its base is known; False when there are too many."""
@@ -312,10 +322,10 @@ class Descent:
         if directory.own is not None or directory.others:
             return directory.own
         loaded: list[BaseDirectory] = []
-        for base, entry in directory.bases:
-            if entry.node:
+        for found in directory.bases:
+            if found.entry.node:
                 try:
-                    loaded.append(BaseDirectory(base, entry))
+                    loaded.append(BaseDirectory(found))
                 except Damaged as damage:
                     self._tell(damage)
         if loaded and loaded[0].base is self._foundation.base:

@@ -33,6 +33,9 @@ CLAIMS_IN_FLIGHT: Final = 2
 TICKETS_HELD: Final = 10
 """Tickets that a worker may hold: an answer needs at most 3, and 3 answers may be on their way."""
 
+TASKS_LOW: Final = 4
+"""With so many tasks left the results of the others are sent: no more come before."""
+
 CALM_FRAMES: Final = 8
 """After so many frames without waiting for a slot the compression level goes down again."""
 
@@ -106,6 +109,8 @@ class Stream:
                 self._flush()
             else:
                 self._handle(self._channel.receive())
+        if len(self.tasks) == TASKS_LOW:
+            self._channel.flush()  # so that more arrive while these are done
         return self.tasks.popleft()
 
     def _claim(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from operator import attrgetter
@@ -22,6 +22,7 @@ from repo.format.node import (
     parse_extents,
     parse_page,
 )
+from repo.format.place import Place
 from repo.reader import Reader
 from repo.types import CHUNK_KEY_BYTES, ChunkId, Kind
 
@@ -39,10 +40,19 @@ class Tree:
         """A chunk of the tree: a node, a page or a list. Raises Damaged."""
         return self._reader.chunk(ChunkId(chunk_id))
 
-    def node(self, directory: Entry) -> Node:
-        """The node of a directory entry. Raises Damaged."""
+    def node(self, directory: Entry, place: Place | None = None) -> Node:
+        """The node of a directory entry; `place`, if known, saves looking it up. Raises Damaged."""
         where = f"node {directory.node.hex()[:16]}"
-        return Node.parse(self._reader.chunk(ChunkId(directory.node)), where=where)
+        node_id = ChunkId(directory.node)
+        if place is None:
+            return Node.parse(self._reader.chunk(node_id), where=where)
+        return Node.parse(self._reader.chunk_at(node_id, place), where=where)
+
+    def node_places(self, directories: Sequence[Entry]) -> list[Place | None]:
+        """Where the nodes of several directories lie, with one look-up; None: nowhere known."""
+        keys = [directory.node[:CHUNK_KEY_BYTES] for directory in directories]
+        found = self._reader.places.find_many([key for key in keys if key])
+        return [found.get(key) for key in keys]
 
     def load(self, directories: Iterable[Entry]) -> None:
         """Bring the nodes of directories into memory together: one look-up, joined reads.
