@@ -42,6 +42,7 @@ class Opening:
         self._custody = custody
         self._hooks = hooks
         self._snapshots: list[tuple[str, str]] = []
+        self._lineages = dict(zip(request.paths, request.lineages, strict=False))
         self._on_notice = on_notice
         # The index is opened for this: building it anew would make another folder of it.
         folders = [path.stat() for path in (repository.path, repository.environment.path)]
@@ -76,7 +77,7 @@ class Opening:
             return self._hooks.frozen(source=name)
 
         started_ns = time.time_ns()
-        held = self._custody.hold(path, quiet, self._on_notice)
+        held = self._custody.hold(path, quiet, self._on_notice, self._lineages.get(path, {}))
         snapshot, request = held.snapshot, self._request
         if snapshot.frozen:
             self._snapshots.append((name, snapshot.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,9 @@ class IngestRequest:
 
     `base`: `auto` (the newest point of the source), `none` (read everything), or a point.
     `checkpoint_seconds`: what is read becomes durable so often.
-    `source_ids` and `point_ids` are one for each path, or none at all: what the sources are called
-    ("" for HOST:PATH) and the ids of their points. `hooks`: the folder of the user's hooks.
+    `source_ids`, `point_ids` and `lineages` are one for each path, or none at all: what the sources
+    are called ("" for HOST:PATH), the ids of their points, and what the provider said of a
+    snapshot when it was queued. `hooks`: the folder of the user's hooks.
     `take`: make a snapshot of what is live; `pin`: make a clone of a snapshot that others made;
     `keep_snapshot`: leave the last one in place, so that the next run reads only what changed
     inside of large files.
@@ -28,6 +29,7 @@ class IngestRequest:
     paths: Sequence[str]
     source_ids: Sequence[str] = ()
     point_ids: Sequence[bytes] = ()
+    lineages: Sequence[Mapping[str, str]] = ()
     exclude: Sequence[str] = ()
     exclude_from: Sequence[str] = ()
     exclude_caches: bool = False

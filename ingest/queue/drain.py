@@ -140,6 +140,7 @@ class Drain:
         return IngestRequest(
             paths=[os.fsdecode(path_of(entry)) for entry in group],
             source_ids=[entry.source_id if entry.named else "" for entry in group],
+            lineages=[entry.pin.lineage if entry.pin is not None else {} for entry in group],
             point_ids=[bytes.fromhex(entry.point_id) for entry in group],
             exclude=[os.fsdecode(pattern) for pattern in first.exclude],
             exclude_from=[os.fsdecode(name) for name in first.exclude_from],

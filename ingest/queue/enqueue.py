@@ -96,9 +96,11 @@ def _one(
         except OSError as error:
             on_notice(_unpinned(told.path, error))
     # The entry first: a pin without one would stay for ever.
-    if not spool.add(entry):
-        return Queued(entry, is_new=False, pinned=entry.pin is not None)
-    return Queued(entry, is_new=True, pinned=_pin(spool, entry, path, on_notice))
+    is_new = spool.add(entry)
+    # Whoever queued it before may have been killed before he could pin it.
+    there = entry if is_new else spool.get(key)
+    pinned = there is not None and _pin(spool, there, path, on_notice)
+    return Queued(there or entry, is_new, pinned)
 
 
 def _pin(spool: Spool, entry: Entry, path: str, on_notice: Callable[[str], None]) -> bool:

@@ -29,18 +29,18 @@ class State(enum.StrEnum):
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """What holds a snapshot until it is backed up: a snapshot of it, in that folder.
 
-    provider: who made it. inside: where in it the source begins.
+    provider: who made it. lineage: what it said of the snapshot, which may be gone later.
     """
 
     provider: str
     folder: bytes
     name: str
-    inside: bytes = b""
+    lineage: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def path(self) -> bytes:
         """Where it can be read."""
-        return os.path.join(self.folder, os.fsencode(self.name), self.inside).rstrip(b"/")
+        return os.path.join(self.folder, os.fsencode(self.name))
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ none is ever forgotten.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final, NamedTuple
 
@@ -14,6 +15,7 @@ from ingest.btrfs import ioctl
 from ingest.btrfs.mountpoint import live_path
 from ingest.queue.entry import Pin
 from ingest.snapshots import folder as folders
+from ingest.snapshots.btrfs import state_of
 
 PREFIX: Final = ".repo-queue-"
 
@@ -72,9 +74,22 @@ def plan(path: str, key: str) -> Pin:
             os.path.realpath(path), lambda other: _same(other, file_system), ioctl.create_subvolume
         )
         folder.close()
+        lineage = _lineage(fd)
     finally:
         os.close(fd)
-    return Pin(provider="btrfs", folder=os.fsencode(folder.path), name=PREFIX + key)
+    place = os.fsencode(folder.path)
+    return Pin(provider="btrfs", folder=place, name=PREFIX + key, lineage=lineage)
+
+
+def _lineage(fd: int) -> dict[str, str]:
+    """What is to be known of a snapshot when it is deleted before its pin is read."""
+    try:
+        found = ioctl.subvolume(fd)
+        if not found.untouched:
+            return {}
+        return {**state_of(fd, found, {}), "asked": found.uuid.hex()}
+    except (OSError, ioctl.BtrfsError):
+        return {}
 
 
 def make(path: str, pin: Pin) -> None:
@@ -84,6 +99,10 @@ def make(path: str, pin: Pin) -> None:
         folder_fd = os.open(pin.folder, _DIRECTORY | os.O_NOFOLLOW)
         try:
             ioctl.create_snapshot(folder_fd, pin.name.encode(), fd)
+            if pin.lineage and not ioctl.subvolume(fd).untouched:
+                # It was changed since it was asked: what it said is not true of its pin.
+                ioctl.destroy_subvolume(folder_fd, pin.name.encode())
+                raise OSError(errno.ESTALE, "it was changed meanwhile")
         except FileExistsError:
             return
         finally:

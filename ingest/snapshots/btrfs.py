@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -115,7 +115,7 @@ def _unpinned(source: _Source, notice: str) -> BtrfsHeld:
     """The snapshot that is there, as it is: deleted meanwhile, the job ends with status 7."""
     root_fd = os.open(source.path, _DIRECTORY)
     try:
-        snapshot = _snapshot(source, source.subvolume, source.path, root_fd, {}, adopted=True)
+        snapshot = _snapshot(source, source.subvolume, source.path, root_fd, {}, {}, adopted=True)
         return BtrfsHeld(snapshot, root_fd, None, (), [notice] if notice else [])
     except BaseException:
         os.close(root_fd)
@@ -144,7 +144,9 @@ def _made(source: _Source, terms: Terms, *, adopted: bool) -> BtrfsHeld:
             if terms.keep:
                 anchor["held"] = pinned.uuid.hex()
             path = os.path.join(made.folder.path, name, source.inside).rstrip("/")
-            snapshot = _snapshot(source, pinned, path, root_fd, anchor, adopted=adopted)
+            snapshot = _snapshot(
+                source, pinned, path, root_fd, anchor, terms.lineage, adopted=adopted
+            )
             if hushed:
                 snapshot = replace(snapshot, consistency="app")
             return BtrfsHeld(snapshot, root_fd, made, _children(source), [])
@@ -301,6 +303,7 @@ def _snapshot(
     path: str,
     root_fd: int,
     anchor: dict[str, str],
+    lineage: Mapping[str, str],
     *,
     adopted: bool,
 ) -> Snapshot:
@@ -310,7 +313,7 @@ def _snapshot(
         "subvolume": read.uuid.hex(),
         "inside": os.fsencode(source.inside).decode("utf-8", "backslashreplace"),
     }
-    identity |= _state(source.root_fd, read)
+    identity |= state_of(source.root_fd, read, lineage)
     state_ns = int(identity.pop("otime"))
     live = _live_path(source, identity) if adopted else source.path
     return Snapshot(
@@ -342,15 +345,20 @@ def _live_path(source: _Source, identity: dict[str, str]) -> str:
     return path if os.path.isdir(path) else ""
 
 
-def _state(fd: int, read: Subvolume) -> dict[str, str]:
+def state_of(fd: int, read: Subvolume, lineage: Mapping[str, str]) -> dict[str, str]:
     """Which state of which history a snapshot shows: that of the first in a chain of untouched
     snapshots of snapshots. Without `transid` there is none that could be compared by generation.
+
+    Where a link of the chain is gone that was asked for its state before, `lineage` is what it
+    said then, with its UUID as `asked`.
     """
     state = read
     for _ in range(_CHAIN_MAX):
         if not state.untouched or state.parent_uuid == NO_UUID or state.received_uuid != NO_UUID:
             break
         parent = lookup.by_uuid(fd, state.parent_uuid)
+        if parent is None and lineage.get("asked") == state.parent_uuid.hex():
+            return {name: value for name, value in lineage.items() if name != "asked"}
         if parent is None or not parent.read_only:
             return {
                 "snapshot": state.uuid.hex(),

@@ -7,7 +7,7 @@ one, which reads the live tree, takes everything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -36,13 +36,19 @@ class Custody:
         self._terms = Terms(take=take, pin=pin, keep=keep, journal=self._journal)
         self._held: list[Held] = []
 
-    def hold(self, path: str, quiet: Quiet, on_notice: Callable[[str], None]) -> Held:
+    def hold(
+        self,
+        path: str,
+        quiet: Quiet,
+        on_notice: Callable[[str], None],
+        lineage: Mapping[str, str] | None = None,
+    ) -> Held:
         """Take a source: a snapshot of it, or itself where there is none to be had.
 
         Raises UsageError, JobFailed as the providers do, RepositoryFailed when the snapshot
         cannot be written down before it is made, QuiesceFailed when `quiet` does.
         """
-        terms = replace(self._terms, quiet=quiet)
+        terms = replace(self._terms, quiet=quiet, lineage=lineage or {})
         for provider in PROVIDERS:
             answer = provider.hold(path, terms)
             if isinstance(answer, Refusal):

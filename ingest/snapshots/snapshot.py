@@ -69,7 +69,8 @@ class Terms:
     others; `keep`: leave the last one in place as the base of the next run. `journal` is told of
     each before it exists. `quiet` surrounds the moment in which a snapshot of something live is
     made, and yields whether the applications were told to hold still (QuiesceFailed when
-    they did not).
+    they did not). `lineage`: what the provider said of a snapshot when it was queued; what it is a
+    snapshot of may be gone now.
     """
 
     take: bool
@@ -77,6 +78,7 @@ class Terms:
     keep: bool
     journal: Journal
     quiet: Quiet = _as_it_is
+    lineage: Mapping[str, str] = field(default_factory=dict)
 
 
 class Refusal(NamedTuple):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.hooks import frozen
 from tools.cli import human, notify
 from tools.cli.enqueue import spool_of
 from tools.cli.group import RepoCommand
@@ -48,6 +50,8 @@ def drain(run: Invocation, streams: str | None, hooks: str | None, now: bool) ->
     }
     spool = spool_of(run)
     started = time.time()
+    for text in frozen.thaw_leftovers(frozen.place(os.geteuid(), os.environ)):
+        run.notice(text)
     with spool.exclusive() as running:
         spool.awake()
         if now:
@@ -118,6 +122,8 @@ def _tell(run: Invocation, spool: Spool, drained: Drained) -> None:
         name = run.console.styled(point.id.hex()[:8], "yellow")
         run.console.say(f"Point {name} of {human.printable(point.source_id)}")
     if left:
-        run.console.say(f"{human.plural(len(left), 'entry', 'entries')} left in the queue")
+        later = [entry.not_before_ns for entry in left if not entry.failed]
+        when = f", the next try at {human.local_time(min(later))}" if any(later) else ""
+        run.console.say(f"{human.plural(len(left), 'entry', 'entries')} left in the queue{when}")
     elif not drained.points:
         run.console.say("Nothing is queued")

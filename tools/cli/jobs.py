@@ -90,15 +90,22 @@ def _change(run: Invocation, spool: Spool, retry: str | None, drop: str | None) 
         for entry in _chosen(spool, retry):
             spool.replace(entry.afresh())
             spool.wake(entry.key)
-            run.console.say(f"{human.printable(entry.shown)} is tried again by the next drain")
+            _tell(run, "retry", entry, "is tried again by the next drain")
         return 0
     assert drop is not None
     (entry,) = _chosen(spool, drop)
     if entry.key in (spool.running() or {}).get("entries", []):
         raise TryLater("it is being backed up", where=drop, next_step="stop `repo drain` first")
     drain.drop(spool, entry)
-    run.console.say(f"Dropped {human.printable(entry.shown)}")
+    _tell(run, "dropped", entry, "is no longer queued")
     return 0
+
+
+def _tell(run: Invocation, event: str, entry: Entry, text: str) -> None:
+    if run.console.json:
+        run.console.event(event, job=entry.key, source=entry.source_id, path=entry.shown)
+    else:
+        run.console.say(f"{human.printable(entry.shown)} {text}")
 
 
 def _chosen(spool: Spool, name: str) -> list[Entry]:

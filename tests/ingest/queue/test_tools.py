@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ingest.queue.queued import QueuedRepository
-from tests.support import command, loopfs, need
+from tests.support import command, loopfs, need, tracer
 
 TEMPLATE = Path("/usr/share/snapper/config-templates/default")
 
@@ -98,6 +99,8 @@ def test_snapper_calls_us_and_the_points_appear(
         queue.run("restore", point["point"], "--to", tmp_path / f"back{number}")
         contents.append((tmp_path / f"back{number}" / "file").read_text())
     assert contents == ["first", "second"]
+    # Though the first is gone, and its pin: what it was is in the point.
+    assert [point["verdict"] for point in queue.points()] == ["FULL", "EXACT"]
     assert pins(home) == []
 
 
@@ -162,3 +165,31 @@ def test_killed_between_entry_and_pin_nothing_is_left(queue: QueuedRepository, h
 def pins(home: Path) -> list[Path]:
     """The pins on the file system."""
     return sorted(home.parent.glob(".repo-snapshots/.repo-queue-*"))
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(0, marks=pytest.mark.deep, id="every")])
+def test_kill_an_enqueue_and_nothing_is_left(
+    queue: QueuedRepository, home: Path, tmp_path: Path, count: int
+) -> None:
+    snapshot = home.parent / "snaps" / "one"
+    btrfs("subvolume", "snapshot", "-r", home, snapshot)
+
+    def traced(kill_at: int) -> tracer.Traced:
+        shutil.rmtree(queue.path, ignore_errors=True)
+        return tracer.run(
+            command.words("ingest", "--enqueue", snapshot),
+            env=queue.made.env | queue.env,
+            folder=tmp_path,
+            under=[queue.path, home.parent],
+            decide=lambda call: tracer.KILL if call.number == kill_at else None,
+        )
+
+    total = len(traced(0).calls)
+    assert len(pins(home)) == 1
+    queue.drain()
+    for number in range(total, 0, -max(1, total // count) if count else -1):
+        assert traced(number).status in (-9, 0)
+        (event,) = queue.enqueue(snapshot)
+        assert event["pinned"]
+        assert len(queue.drain()["points"]) == 1, f"killed before call {number}"
+        assert pins(home) == [], f"killed before call {number}"
