@@ -13,7 +13,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from repo.errors import Damaged
+from repo.errors import Damaged, JobFailed
 from repo.format.manifest import Point
 from repo.format.node import Entry
 from repo.points import read_point
@@ -110,9 +110,9 @@ class Catalogue:
         try:
             point = read_point(self._repository.folder, self._repository.keys, PointId(point_id))
             point = self._repository.resolved(point)
-        except Damaged as damage:
+        except (Damaged, JobFailed) as failure:  # JobFailed: a delta that is too large to be shown
             self._damaged.add(point_id)
-            log.warning("%s", damage)
+            log.warning("%s", failure)
             return
         self._summaries[point_id] = Summary.of(point)
 
