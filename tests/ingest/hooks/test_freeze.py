@@ -232,9 +232,11 @@ def test_a_signal_to_the_whole_group_thaws(hooks: HookFolder, fifo: Path) -> Non
     assert process.stdout is not None
     assert process.stdout.readline() == "snapshot True\n"
     guard = watchdog_of(process)
-    os.kill(guard, signal.SIGTERM)  # as systemd does it to a whole service
-    os.kill(guard, signal.SIGINT)
-    process.send_signal(signal.SIGINT)
+    # A signal just before the read would not end it: the end of the file does.
+    with fifo.open("wb"):
+        os.kill(guard, signal.SIGTERM)  # as systemd does it to a whole service
+        os.kill(guard, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert hooks.done("thaw") == ["10-a"]
 
