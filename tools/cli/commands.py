@@ -44,6 +44,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "undelete": Listed("tools.cli.undelete:undelete", "Take forgotten points back."),
         "pin": Listed("tools.cli.pin:pin", "Keep a point, whatever the rules say."),
         "unpin": Listed("tools.cli.pin:unpin", "Let a pinned point be forgotten again."),
+        "gc": Listed("tools.cli.gc:gc", "Give the space of what was forgotten free."),
     },
     "Upkeep": {
         "synth": Listed("tools.cli.synth:synth", "Make a full from points, without the source."),
