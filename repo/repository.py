@@ -19,6 +19,7 @@ from repo.format.header import Header
 from repo.format.keyslot import KdfCost, KeySlot
 from repo.format.manifest import Point
 from repo.format.node import Entry
+from repo.index.condemned import Condemned
 from repo.index.environment import Environment, IndexUnusable
 from repo.index.location import index_folder
 from repo.index.places import Places
@@ -68,6 +69,7 @@ class Repository:
         self._kept = Kept()
         self._resolved: dict[bytes, Entry] = {}
         self._removals = b""
+        self._condemnations: int | None = None
 
     @classmethod
     def create(
@@ -132,6 +134,7 @@ class Repository:
         if self._environment is not None:
             self._environment.close()
             self._environment = None
+        self._condemnations = None
         self._reader = None
 
     @property
@@ -403,6 +406,8 @@ class Repository:
         Raises TryLater when somebody has just removed segments that this index still names.
         """
         environment = self.environment
+        # What is looked up from here on, a writer looks at again when something is condemned.
+        self._condemnations = Condemned(self.places).condemnations()
         lease = Lease.acquire(
             self.folder,
             purpose,
@@ -453,7 +458,14 @@ class Repository:
 
     def writer(self, *, level: int | None = 3) -> Writer:
         """A writer for one job. `level` is zstd's for nodes; None stores raw."""
-        return Writer(self.folder, self.keys, self.header, self.environment, level=level)
+        return Writer(
+            self.folder,
+            self.keys,
+            self.header,
+            self.environment,
+            level=level,
+            condemnations=self._condemnations,
+        )
 
 
 def _names_source(point: Point, text: str) -> bool:

@@ -88,7 +88,9 @@ class Writer:
         environment: Environment,
         *,
         level: int | None = 3,
+        condemnations: int | None = None,
     ) -> None:
+        """`condemnations`: their count when the job took its lease, if it has one."""
         self._folder = folder
         self._keys = keys
         self._header = header
@@ -105,7 +107,9 @@ class Writer:
         self._new_chunks = 0
         self._written = Written(0, 0, 0)
         self._condemned = Condemned(self._places)
-        self._condemnations = self._condemned.condemnations()
+        if condemnations is None:
+            condemnations = self._condemned.condemnations()
+        self._condemnations = condemnations
 
     @property
     def written(self) -> Written:

@@ -199,7 +199,7 @@ class _Sweep:
         forgotten = self._folder.forgotten()
         if not forgotten:
             return frozenset()
-        bases = self._bases()
+        bases = self._repository.bases()
         now_ns = time.time_ns()
         gone: list[PointId] = []
         for point_id in forgotten:
@@ -213,14 +213,6 @@ class _Sweep:
                     self._folder.remove_pin(point_id)
         self.report.points_removed = len(gone)
         return frozenset(gone) if self._dry_run else frozenset()
-
-    def _bases(self) -> set[bytes]:
-        """The points that deltas lie over. Raises Damaged."""
-        found: set[bytes] = set()
-        for point in [*self._repository.points(), *self._repository.unfinished()]:
-            if point.delta:
-                found.update(each.id for each in self._repository.lineage(point)[1:])
-        return found
 
     def _catch_up(self) -> None:
         """Mark the points that are new, and revive what they rely on."""
