@@ -339,7 +339,7 @@ class Job:
     async def _keep(self, unfinished: Sequence[Point]) -> None:
         """Keep unfinished points whose nodes are durable, in place of their last checkpoints."""
         for point in unfinished:
-            await trio.to_thread.run_sync(self._writer.keep_unfinished, point)
+            await self._committer.call(partial(self._writer.keep_unfinished, point))
         self._kept_at = time.monotonic()
 
     async def _checkpoint(self) -> None:

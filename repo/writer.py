@@ -320,9 +320,10 @@ class Writer:
     def keep_unfinished(self, point: Point) -> None:
         """Keep the checkpoint of a run: what its tree relies on must have been committed.
 
-        On any thread: it touches neither index nor segments. Raises RepositoryFailed.
+        It may outlive the run and be a base later. So what it took over from a point that has been
+        forgotten meanwhile is brought back to life as for a point that is published.
         """
-        write_point(self._folder, self._keys, self._header, point)
+        self.publish(point)
 
     def abandon(self) -> None:
         """After a failure: what was committed stays, open segments wait for recovery."""
