@@ -24,6 +24,7 @@ from ingest.assembly import PendingDirectory, SourceAssembly, entries_of, names_
 from ingest.base import Foundation
 from ingest.changes.changesource import Range
 from ingest.channel import Answer, Assign, Flush, Halt, SlotFree, Start
+from ingest.checkpoints import Checkpoints
 from ingest.claims import Claims
 from ingest.committer import Committer
 from ingest.descent import Descent
@@ -41,7 +42,7 @@ from repo.keys import Keys
 from repo.repository import Repository
 from repo.sealer import SealedFrame, Ticket, frame_bytes_max
 from repo.types import MIB, ChunkId
-from repo.writer import COMMIT_BYTES, COMMIT_SECONDS, Writer
+from repo.writer import COMMIT_SECONDS, Writer
 
 RANGE_BYTES: Final = 64 * MIB
 RANGES_MAX: Final = 4096
@@ -106,7 +107,7 @@ class JobSource:
     descent: Descent = field(init=False)
     failure: Problem | None = None
     as_point: Callable[[Entry, ProgressState], Point] | None = None
-    """How what is there of it becomes a point: None when it is not to be kept until it ends."""
+    """How what is there of it becomes a point; None: it is not kept before it is done."""
 
 
 class Distrusted(Exception):
@@ -151,9 +152,6 @@ class Job:
         self._interrupts = 0
         self._dead_workers = 0
         self._last_tries = False
-        self._checkpoints = trio.Lock()
-        self._kept_bytes_read = 0  # when the unfinished points were kept the last time
-        self._kept_at = time.monotonic()
         self._started = time.monotonic()
         self.streams_used = 0
 
@@ -169,11 +167,20 @@ class Job:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
                 self._committer = Committer(self._committer_failed)
+                self._checkpoints = Checkpoints(
+                    self._writer,
+                    self._committer,
+                    self._claims,
+                    self._keys,
+                    self._sources,
+                    self._as_point,
+                    seconds=self._options.checkpoint_seconds,
+                )
                 self._pool = self._new_pool(nursery)
                 for number, source in enumerate(self._sources):
                     self._begin(number, source)
                 nursery.start_soon(self._report)
-                nursery.start_soon(self._keep_durable)
+                nursery.start_soon(self._checkpoints.keep_on)
                 self._pool.start_thread(serve)
                 await self._finished.wait()
                 await self._finish()
@@ -195,6 +202,9 @@ class Job:
         )
         for work in source.descent.start():
             self._planner.add(work)
+
+    def _as_point(self, source: JobSource, root: Entry) -> Point | None:
+        return source.as_point(root, self.state()) if source.as_point is not None else None
 
     def interrupt(self) -> None:
         """Stop: the first time when what is claimed is stored, the second time at once."""
@@ -262,10 +272,7 @@ class Job:
             handle.tickets.clear()
         for ticket in unused:
             self._burn(ticket.segment_id, 1)
-        async with self._checkpoints:
-            unfinished = self._unfinished() if self._interrupts else []
-            await self._committer.call(lambda: self._writer.commit(close=True))
-            await self._keep(unfinished)
+        await self._checkpoints.last(unfinished=bool(self._interrupts))
         if self._interrupts:
             self._failure = _interrupted()
 
@@ -278,14 +285,6 @@ class Job:
         while True:
             await trio.sleep(0.1)
             self._on_progress(self.state())
-
-    async def _keep_durable(self) -> None:
-        """Checkpoints, one after the other, as they come due."""
-        while True:
-            await trio.sleep(0.1)
-            async with self._checkpoints:
-                if self._writer.commit_due() or self._unfinished_due():
-                    await self._checkpoint()
 
     def state(self) -> ProgressState:
         """How far the job is now."""
@@ -309,51 +308,6 @@ class Job:
                 if h.held
             ],
         )
-
-    def _unfinished_due(self) -> bool:
-        """Whether enough has been read that nobody should have to read it again."""
-        read = sum(source.assembly.bytes_read for source in self._sources) - self._kept_bytes_read
-        waited = time.monotonic() - self._kept_at
-        return read >= COMMIT_BYTES or (read > 0 and waited >= self._options.checkpoint_seconds)
-
-    def _unfinished(self) -> list[Point]:
-        """What is there of each source as a point. Its nodes are on their way to the writer."""
-        points: list[Point] = []
-        state = self.state()
-        for source in self._sources:
-            if source.as_point is None or source.failure is not None:
-                continue
-            made = source.assembly.so_far()
-            if made is not None:
-                point = source.as_point(made.root, state)
-                total = point.problems_total + len(made.begun)
-                problems = (*point.problems, *made.problems)
-                points.append(
-                    msgspec.structs.replace(
-                        point, unfinished=True, problems_total=total, problems=problems
-                    )
-                )
-        self._kept_bytes_read = state.bytes_read
-        return points
-
-    async def _keep(self, unfinished: Sequence[Point]) -> None:
-        """Keep unfinished points whose nodes are durable, in place of their last checkpoints."""
-        for point in unfinished:
-            await self._committer.call(partial(self._writer.keep_unfinished, point))
-        self._kept_at = time.monotonic()
-
-    async def _checkpoint(self) -> None:
-        """Make durable what has arrived, while more goes on arriving."""
-        # Before what is delivered is taken: no await until the checkpoint has begun, so that it
-        # covers these nodes and all that they rely on.
-        unfinished = self._unfinished() if self._unfinished_due() else []
-        # Frames delivered so far were posted before this call: the checkpoint covers their keys.
-        keys = self._claims.take_delivered()
-        checkpoint = await self._committer.call(self._writer.begin_checkpoint)
-        await trio.to_thread.run_sync(checkpoint.make_durable, self._keys)
-        await self._committer.call(lambda: self._writer.finish_checkpoint(checkpoint))
-        self._claims.committed(keys)
-        await self._keep(unfinished)
 
     # -- storing ------------------------------------------------------------------------------
 

@@ -9,20 +9,20 @@ import sys
 
 import trio
 
-from ingest.job import Job
+from ingest.checkpoints import Checkpoints
+from ingest.job import JobSource
 from repo import writer
 from tools.cli.main import main
 
 
-async def _keep_durable(self: Job) -> None:
+async def keep_on(checkpoints: Checkpoints[JobSource]) -> None:
+    """Look all the time whether a checkpoint is due."""
     while True:
         await trio.lowlevel.checkpoint()
-        async with self._checkpoints:
-            if self._writer.commit_due():
-                await self._checkpoint()
+        await checkpoints.when_due()
 
 
 if __name__ == "__main__":
     writer.COMMIT_BYTES = 1
-    Job._keep_durable = _keep_durable  # type: ignore[method-assign]
+    Checkpoints.keep_on = keep_on  # type: ignore[method-assign, assignment]
     sys.exit(main())

@@ -26,9 +26,7 @@ def with_checkpoint(on_message: Any) -> Any:
 
     async def on_message_and_keep(job: Job, handle: object, message: object) -> None:
         await on_message(job, handle, message)
-        async with job._checkpoints:
-            if job._unfinished_due():
-                await job._checkpoint()
+        await job._checkpoints.when_due()
 
     return on_message_and_keep
 
