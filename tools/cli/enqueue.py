@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from repo.errors import UsageError
 from tools.cli import human
@@ -18,6 +18,26 @@ if TYPE_CHECKING:
     from tools.cli.invocation import Invocation
 
 TOOLS = ("snapper", "sanoid", "btrbk", "zfs-autobackup")
+
+
+NOT_QUEUED: Final = {
+    "dry_run": (False, "it would do nothing later"),
+    "delta": (False, "a delta is saved at once"),
+    "base": ("auto", "the drain finds the base"),
+    "streams": (None, "`repo drain` has --streams"),
+    "hooks": (None, "`repo drain` has --hooks"),
+}
+"""Options that an entry cannot take along: what they are when nobody gave them, and why not."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what would be forgotten in the queue. Raises UsageError."""
+    if not options["queued"]:
+        return
+    for name, (unset, why) in NOT_QUEUED.items():
+        if options[name] != unset:
+            option = "--" + name.replace("_", "-")
+            raise UsageError("an option does not go with --enqueue", where=option, next_step=why)
 
 
 def told_by(tool: str | None, words: Sequence[str]) -> list[Told]:

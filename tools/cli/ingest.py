@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tools.cli import human
-from tools.cli.enqueue import TOOLS, enqueue, told_by
+from tools.cli.enqueue import TOOLS, check_options, enqueue, told_by
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS, NumberOr
@@ -123,6 +123,7 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
     from tools.cli import delta
 
     delta.check_options(options)
+    check_options(options)
     if options["delta"]:
         problems = delta.save(run, paths, options).problems
         return PUBLISHED_WITH_PROBLEMS if problems else 0

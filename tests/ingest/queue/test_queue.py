@@ -76,6 +76,9 @@ def test_what_cannot_be_drained_is_not_queued(queue: QueuedRepository, tmp_path:
     elsewhere = {"REPO_LOCATION": str(tmp_path / "none")}
     queue.run("ingest", "--enqueue", tmp_path, status=10, env=elsewhere)
     queue.run("ingest", "--enqueue", status=2)
+    for option in (["--dry-run"], ["--base", "none"], ["--streams", "2"], ["--hooks", "off"]):
+        ran = queue.run("ingest", "--enqueue", *option, tmp_path, status=2)
+        assert f"does not go with --enqueue ({option[0]})" in ran.err
     assert not queue.path.exists()
 
 
