@@ -77,19 +77,18 @@ def collect(
     if not 0 <= repack_below <= 1:
         raise UsageError("the limit of repacking is a share between 0 and 100 %")
     began = time.monotonic()
+    report = GcReport(dry_run=dry_run, reserve_bytes=RESERVE_BYTES)
     with ExitStack() as stack:
-        if not dry_run:
-            stack.enter_context(_only_one(repository))
-            _go_on(repository, on_notice)
-        sweep = _Sweep(
-            stack, repository, dry_run, streams or len(os.sched_getaffinity(0)), on_progress
-        )
         try:
-            sweep.run(repack_below)
+            if not dry_run:
+                stack.enter_context(_only_one(repository))
+                _go_on(repository, on_notice)
+            streams = streams or len(os.sched_getaffinity(0))
+            _Sweep(stack, repository, report, streams, on_progress).run(repack_below)
         except RepositoryFailed as failure:
-            raise _with_reserve(failure, sweep.report) from failure
-        sweep.report.seconds = time.monotonic() - began
-        return sweep.report
+            raise _with_reserve(failure, report) from failure
+    report.seconds = time.monotonic() - began
+    return report
 
 
 @contextmanager
@@ -124,7 +123,7 @@ def _go_on(repository: Repository, on_notice: Callable[[str], None]) -> None:
 
 def _with_reserve(failure: RepositoryFailed, report: GcReport) -> RepositoryFailed:
     """A full disk: say how much space would do."""
-    if os.strerror(errno.ENOSPC) not in failure.what or not report.reserve_bytes:
+    if os.strerror(errno.ENOSPC) not in failure.what:
         return failure
     need = -(-report.reserve_bytes // MIB)
     return RepositoryFailed(
@@ -142,16 +141,16 @@ class _Sweep:
         self,
         stack: ExitStack,
         repository: Repository,
-        dry_run: bool,
+        report: GcReport,
         streams: int,
         on_progress: OnProgress,
     ) -> None:
         self._repository = repository
         self._folder = repository.folder
-        self._dry_run = dry_run
+        self._dry_run = report.dry_run
         self._streams = streams
         self._on_progress = on_progress
-        self.report = GcReport(dry_run=dry_run)
+        self.report = report
         self._places = Places(repository.environment)
         self._condemned = Condemned(self._places)
         self._environment = repository.environment

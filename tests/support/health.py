@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ingest.session import IngestRequest, ingest
+from repo.format import layout
 from repo.repository import Repository
 from repo.storage.folder import Folder
 from tests.support import command, readback
@@ -18,6 +19,8 @@ def leftovers(path: Path) -> list[str]:
     for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()
         top, _, rest = name.partition("/")
+        if name in {layout.GC_LOCK, layout.REMOVALS}:
+            continue
         if top in ("header", "keys", "points", "segments", "index", "leases") and not (
             file.name.startswith(".") or file.suffix == ".open" or (top == "leases" and rest)
         ):

@@ -1,0 +1,224 @@
+"""Garbage collection beside the worst: kills at every call, a stopped ingest, a full disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ingest.session import IngestRequest, ingest
+from repo.repository import Repository
+from repo.types import MIB, PointId
+from repo.upkeep import forget
+from repo.upkeep.verify import verify
+from tests.crash import scenes
+from tests.repo.upkeep import collecting
+from tests.support import command, health, loopfs, readback, tracer
+from tests.support.template import copy
+from tests.support.tracer import Call, Traced
+
+SAMPLE = 12
+"""Calls at which each command is killed; all of them with --deep."""
+
+counts = pytest.mark.parametrize(
+    "count", [SAMPLE, pytest.param(0, marks=pytest.mark.deep, id="every")]
+)
+
+Held = dict[bytes, readback.Content]
+
+
+class Scene:
+    """Four points, of which two are to be forgotten; and what they hold."""
+
+    def __init__(self, folder: Path, template: command.Repository) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        self.original = scenes.many_checkpoints(template, folder / "made").original
+        with readback.opened(self.original) as repository:
+            for point in repository.points():
+                repository.folder.remove_point(PointId(point.id))
+            self.points = collecting.versions(repository, self.source, 4)
+            self.held = readback.whole(repository)
+
+    def fresh(self) -> command.Repository:
+        shutil.rmtree(self.folder / "try", ignore_errors=True)
+        return copy(self.original, self.folder / "try")
+
+    def forgotten(self, made: command.Repository) -> command.Repository:
+        with readback.opened(made) as repository:
+            forget.forget(repository, self.points[:3:2])
+        return made
+
+    def check(self, made: command.Repository, *, least: set[bytes]) -> None:
+        """Points are whole, none of `least` is missing, and gc and ingest go on from there."""
+        with readback.opened(made) as repository:
+            found = readback.whole(repository)
+            assert found.keys() >= least
+            assert found == {point: self.held[point] for point in found}
+        made.run("gc")
+        with readback.opened(made) as repository:
+            self._whole(repository, found)
+            repository.rebuild_index()
+            self._whole(repository, found)
+            (point,) = ingest(
+                repository, IngestRequest(paths=[str(self.source)], streams=1, base="none")
+            ).points
+            assert readback.differences(repository, point, self.source) == []
+        assert made.run("gc", "--json").summary()["chunks_lost"] == 0
+        assert health.leftovers(made.path) == []
+
+    def _whole(self, repository: Repository, found: Held) -> None:
+        assert readback.whole(repository) == found
+        assert verify(repository, level="data").damages == []
+
+
+@pytest.fixture(scope="module")
+def scene(template: command.Repository, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene(tmp_path_factory.mktemp("scene"), template)
+
+
+def traced(
+    made: command.Repository, *words: str, decide: tracer.Decide = lambda _call: None
+) -> Traced:
+    return tracer.run(
+        command.words(*words), env=made.env, folder=made.home, under=[made.path], decide=decide
+    )
+
+
+@counts
+def test_a_kill_of_a_collection_costs_nothing(scene: Scene, count: int) -> None:
+    undisturbed = traced(scene.forgotten(scene.fresh()), "gc")
+    assert undisturbed.status == 0
+    kept = {point.id for point in scene.points[1::2]}
+    for call in scenes.sample(undisturbed.calls, count):
+        made = scene.forgotten(scene.fresh())
+        result = traced(made, "gc", decide=scenes.at(call, tracer.KILL))
+        with scenes.told(f"killed before call {call.number}", result):
+            assert result.status in (-9, 0)
+            scene.check(made, least=kept)
+
+
+@counts
+def test_a_kill_of_the_collection_after_a_killed_one(scene: Scene, count: int) -> None:
+    """Borg 9748: an interrupted compaction leaves nothing that is relied on and is not there."""
+    kept = {point.id for point in scene.points[1::2]}
+    first = traced(scene.forgotten(scene.fresh()), "gc")
+    for call in scenes.sample(first.calls, 3 if count else 12):
+        made = scene.forgotten(scene.fresh())
+        traced(made, "gc", decide=scenes.at(call, tracer.KILL))
+        killed = scene.folder / "killed"
+        shutil.rmtree(killed, ignore_errors=True)
+        copy(made, killed)
+        again = traced(made, "gc")
+        for second in scenes.sample(again.calls, 2 if count else 12):
+            shutil.rmtree(made.path)
+            shutil.copytree(command.Repository(killed).path, made.path, symlinks=True)
+            result = traced(made, "gc", decide=scenes.at(second, tracer.KILL))
+            with scenes.told(f"killed before {call.number}, then before {second.number}", result):
+                scene.check(made, least=kept)
+
+
+@counts
+def test_a_kill_of_a_forgetting_forgets_whole_points_or_none(scene: Scene, count: int) -> None:
+    words = ("forget", "--keep-last", "2", "--yes")
+    undisturbed = traced(scene.fresh(), *words)
+    assert undisturbed.status == 0
+    kept = {point.id for point in scene.points[2:]}
+    for call in scenes.sample(undisturbed.calls, count // 4):
+        made = scene.fresh()
+        result = traced(made, *words, decide=scenes.at(call, tracer.KILL))
+        with scenes.told(f"killed before call {call.number}", result):
+            scene.check(made, least=kept)
+
+
+def appends(call: Call) -> bool:
+    return call.name.startswith("pwritev") and "/segments/" in call.path
+
+
+def closes(call: Call) -> bool:
+    return call.name == "rename" and call.path.endswith(".open")
+
+
+@pytest.mark.parametrize("when", [appends, closes])
+def test_rustic_docs_144_a_collection_under_a_stopped_ingest(
+    scene: Scene, when: Callable[[Call], bool], tmp_path: Path
+) -> None:
+    """The ingest has found chunks that only forgotten points hold; it is stopped, and goes on.
+
+    Not inside a transaction of the index: there everybody waits for it.
+    """
+    made = scene.fresh()
+    shutil.copytree(scene.source, tmp_path / "source")
+    collecting.plant(tmp_path / "source", 3)
+    reports: list[bytes] = []
+
+    def decide(call: Call) -> object:
+        if when(call) and not reports:
+            with_points = command.words("forget", *(p.id.hex() for p in scene.points[:3]), "--yes")
+            subprocess.run(with_points, env=made.env, check=True, capture_output=True)
+            done = subprocess.run(
+                command.words("gc", "--json"), env=made.env, check=True, capture_output=True
+            )
+            reports.append(done.stdout)
+        return None
+
+    words = ("ingest", str(tmp_path / "source"), "--streams", "1")
+    result = traced(made, *words, decide=decide)
+    assert reports, "the ingest never came there"
+    with scenes.told("stopped", result):
+        assert result.status == 0
+        with readback.opened(made) as repository:
+            old, new = repository.points()
+            assert readback.content(repository, old) == scene.held[old.id]
+            assert readback.differences(repository, new, tmp_path / "source") == []
+            scene.held[new.id] = readback.content(repository, new)
+        try:
+            scene.check(made, least={old.id, new.id})
+        finally:
+            del scene.held[new.id]
+
+
+def test_a_collection_on_a_full_disk_gives_space_free(
+    template: command.Repository, tmp_path: Path
+) -> None:
+    """Borg 9849, 9853: it ends with 12 or does its work; then there is space for the next one."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with loopfs.mounted("ext4", tmp_path, size_bytes=64 * MIB) as filesystem:
+        made = copy(template, filesystem.path / "made")
+        for _ in range(3):
+            (source / "file").write_bytes(os.urandom(6 * MIB))
+            made.run("ingest", source)
+        made.run("forget", "--keep-last", "1", "--yes")
+        filler = filesystem.path / "filler"
+        _fill(filler)
+        full = made.run("gc", status=None)
+        assert full.status in (0, 12)
+        if full.status:
+            assert "No space left on device" in full.err
+            need = int(full.err.partition("needs up to ")[2].split()[0])
+            assert need <= 64
+            with open(filler, "r+b") as file:  # what it said must do
+                file.truncate(max(0, filler.stat().st_size - need * MIB))
+            made.run("gc")
+        status = os.statvfs(filesystem.path)
+        assert status.f_bavail * status.f_frsize > 8 * MIB
+        filler.unlink()
+        with readback.opened(made) as repository:
+            (point,) = repository.points()
+            assert readback.differences(repository, point, source) == []
+            assert verify(repository, level="data").damages == []
+
+
+def _fill(path: Path) -> None:
+    with open(path, "ab", buffering=0) as file:
+        for size in (MIB, 4096):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
