@@ -148,11 +148,21 @@ def test_a_failing_target_stops_it(scene: Scene, tmp_path: Path, failure: int, c
     undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
     for call in scenes.sample(undisturbed.calls, count):
         target = scene.fresh(tmp_path / "try")
-        result = scene.traced(target, scenes.at(call, failure))
+        met: list[str] = []
+
+        def fail(each: tracer.Call, at: int = call.number, met: list[str] = met) -> object:
+            if each.number != at:
+                return None
+            met.append(each.name)
+            return failure
+
+        result = scene.traced(target, fail)
         with scenes.told(f"call {call.number} failed", result):
             assert "Traceback" not in result.err
             assert "internal error" not in result.err
-            assert result.status == 12 or (call.name == "mkdir" and result.status == 0)
+            # A directory that is there need not be made; threads may do with fewer calls.
+            harmless = met in ([], ["mkdir"])
+            assert result.status == 12 or (harmless and result.status == 0)
             if result.status == 12:
                 assert "the target: " in result.err
             scene.sound(target)

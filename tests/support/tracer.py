@@ -234,7 +234,8 @@ class _Tracer:
         self.calls.append(call)
         answer = self._decide(call)
         if answer is KILL:
-            self._process.kill()
+            # Not `Popen.kill`: it polls first, and takes the stop of another thread for the end.
+            os.kill(self._process.pid, signal.SIGKILL)
             raise ProcessLookupError
         if answer is RELEASE:
             for other in self._held:
