@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias, TypeVar
 import lmdb
 
 from repo.errors import RepositoryFailed
-from repo.index.failure import IndexUnusable, translate, translated
+from repo.index.failure import IndexReplaced, IndexUnusable, translate, translated
 from repo.types import MIB, RepositoryId
 
 __all__ = ["DATA_FILE", "INDEX_FORMAT", "Environment", "IndexUnusable", "Table", "Transaction"]
@@ -265,7 +265,7 @@ class Environment:
 
     def _check_replaced(self) -> None:
         if self._file_identity() != self._identity:
-            raise IndexUnusable(
+            raise IndexReplaced(
                 "the index was rebuilt while this process used it",
                 where=str(self.path),
                 next_step="run the same command again",

@@ -38,6 +38,10 @@ class IndexUnusable(RepoError):
         super().__init__(what, where=where, next_step=next_step)
 
 
+class IndexReplaced(IndexUnusable):
+    """A rebuild has put another index into the place of this one, which is no damage."""
+
+
 @contextmanager
 def translated(path: Path, what: str) -> Iterator[None]:
     """Turns the errors of LMDB and the operating system into ours."""

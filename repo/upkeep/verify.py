@@ -22,6 +22,7 @@ from repo.format.manifest import Point
 from repo.format.segment import BLOCK_BYTES, CHUNK_ROW
 from repo.index.condemned import Condemned
 from repo.index.environment import DATA_FILE, Environment, IndexUnusable
+from repo.index.failure import IndexReplaced
 from repo.index.places import Places, SegmentRow
 from repo.index.scratch import Scratch
 from repo.points import read_point
@@ -82,11 +83,15 @@ def verify(
             return check.report()
         except (IndexUnusable, Damaged) as error:  # Damaged: its rows contradict each other
             unusable = error
-    # Damaged where only reading it shows; what was found so far may come from that.
-    on_notice(f"{unusable.what}: building it anew from the segments")
-    repository.rebuild_index()
     check = _Check(repository, level, streams, on_progress, on_notice)
-    check.index_unusable(unusable)
+    if isinstance(unusable, IndexReplaced):
+        on_notice(f"{unusable.what}: beginning again with the new one")
+        repository.close()
+    else:
+        # Damaged where only reading it shows; what was found so far may come from that.
+        on_notice(f"{unusable.what}: building it anew from the segments")
+        repository.rebuild_index()
+        check.index_unusable(unusable)
     check.run(repository.environment)
     return check.report()
 

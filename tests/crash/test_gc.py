@@ -21,7 +21,7 @@ from tests.support import command, health, loopfs, readback, tracer
 from tests.support.template import copy
 from tests.support.tracer import Call, Traced
 
-SAMPLE = 12
+SAMPLE = 8
 """Calls at which each command is killed; all of them with --deep."""
 
 counts = pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Soak:
 @pytest.mark.parametrize(
     "seconds",
     [
-        15,
+        12,
         pytest.param(120, marks=pytest.mark.deep),
         pytest.param(3600, marks=pytest.mark.deep),
     ],
@@ -126,7 +126,7 @@ class Soak:
 def test_everything_at_once_loses_nothing(
     made: command.Repository, tmp_path: Path, seconds: int
 ) -> None:
-    seed = random.SystemRandom().randrange(1 << 32) if seconds > 15 else 7
+    seed = random.SystemRandom().randrange(1 << 32) if seconds > 12 else 7
     soak = Soak(made, tmp_path, seed)
     soak.run(seconds)
     assert soak.killed
