@@ -22,6 +22,8 @@ from repo.sealer import Ticket
 _LENGTH = Struct("<I")
 MESSAGE_BYTES_MAX = 256 << 20
 GATHERED_BYTES = 1 << 16
+_DESCRIPTOR = Struct("@i")
+_DESCRIPTORS_BYTES = socket.CMSG_SPACE(16 * _DESCRIPTOR.size)
 
 # From the master.
 
@@ -73,7 +75,13 @@ class Halt(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """The job is interrupted: drop the tasks, seal what is claimed, say `Halted`."""
 
 
-ToWorker = Start | Assign | Answer | SlotFree | Flush | Stop | Halt
+class Further(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """A further source of the job. Its root comes with the message, as a descriptor."""
+
+    subject: Subject
+
+
+ToWorker = Start | Assign | Answer | SlotFree | Flush | Stop | Halt | Further
 
 # From a worker.
 
@@ -272,6 +280,8 @@ class WorkerEnd:
         self._socket = connection
         self._splitter = Splitter()
         self._inbox: deque[bytes] = deque()
+        self.descriptors: deque[int] = deque()
+        """Received with messages, in their order; whoever takes one closes it."""
         self._outgoing = bytearray()
 
     def send(self, message: FromWorker) -> None:
@@ -289,12 +299,22 @@ class WorkerEnd:
             self._socket.sendall(self._outgoing)
             self._outgoing.clear()
 
+    def _recv(self, flags: int) -> bytes:
+        # Not socket.recv_fds, which drops the flags.
+        data, gathered, _, _ = self._socket.recvmsg(
+            1 << 16, _DESCRIPTORS_BYTES, flags | socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, content in gathered:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self.descriptors.extend(number for (number,) in _DESCRIPTOR.iter_unpack(content))
+        return data
+
     def receive(self) -> Any:
         """The next message; waits for it. Raises EOFError when the master is gone."""
         if not self._inbox:
             self.flush()
         while not self._inbox:
-            data = self._socket.recv(1 << 16)
+            data = self._recv(0)
             if not data:
                 raise EOFError
             self._inbox.extend(self._splitter.feed(data))
@@ -304,7 +324,7 @@ class WorkerEnd:
         """The next message if one has arrived, else None. Raises EOFError."""
         if not self._inbox:
             try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+                data = self._recv(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             if not data:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
@@ -35,7 +35,7 @@ from ingest.rehearsal import Rehearsal
 from ingest.stream import TICKETS_HELD
 from ingest.task import ListTask, PartTask, Path, RangeTask, Subject, Task
 from ingest.worker import pack_names, serve
-from repo.errors import Damaged, Interrupted, JobFailed
+from repo.errors import Damaged, Interrupted, JobFailed, RepoError
 from repo.format.manifest import Point, Problem
 from repo.format.node import Entry
 from repo.keys import Keys
@@ -119,6 +119,27 @@ class Distrusted(Exception):
         self.path = path
 
 
+class Further(Protocol):
+    """Sources that are not taken yet."""
+
+    def take(self) -> bool:
+        """Take the next one, or several; False when there is none. In a thread: it may wait."""
+
+    def taken(self) -> list[JobSource]:
+        """What was taken since the last call, ready to be read."""
+
+
+class _NothingFurther:
+    def take(self) -> bool:
+        return False
+
+    def taken(self) -> list[JobSource]:
+        return []
+
+
+_NOTHING_FURTHER: Final = _NothingFurther()
+
+
 class Job:
     """Conducts the workers until every source has its root node. Use `run` once."""
 
@@ -132,13 +153,17 @@ class Job:
         on_progress: Callable[[ProgressState], None],
         on_notice: Callable[[str], None],
         bytes_expected: int = 0,
+        further: Further = _NOTHING_FURTHER,
     ) -> None:
+        """`further` takes more sources when workers would have nothing to do."""
         self._repository = repository
         self._keys: Keys = repository.keys
         self._header = repository.header
         self._places = repository.places
         self._writer = writer
-        self._sources = sources
+        self._sources = list(sources)
+        self._further: Further | None = further
+        self._taking = False
         self._options = options
         self._on_progress = on_progress
         self._on_notice = on_notice
@@ -166,6 +191,7 @@ class Job:
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
+                self._nursery = nursery
                 self._committer = Committer(self._committer_failed)
                 self._checkpoints = Checkpoints(
                     self._writer,
@@ -224,7 +250,7 @@ class Job:
         return Pool(
             nursery,
             start=self._start_message,
-            roots=[source.root_fd for source in self._sources],
+            roots=lambda: [source.root_fd for source in self._sources],
             workers_max=self._options.streams,
             slot_bytes=self._slot_bytes,
             on_message=self._on_message,
@@ -666,8 +692,35 @@ class Job:
         for handle in self._pool.workers.values():
             if handle.ready and not handle.held:
                 self._idle(handle)
+        if not len(self._planner) and any(not handle.held for handle in workers):
+            self._take_further()
         self._start_workers()
         self._check_end()
+
+    def _take_further(self) -> None:
+        """A worker has nothing to do: have the next source taken for it."""
+        if self._further is not None and not self._taking and not self._interrupts:
+            self._taking = True
+            self._nursery.start_soon(self._take, self._further)
+
+    async def _take(self, further: Further) -> None:
+        try:
+            more = await trio.to_thread.run_sync(further.take)
+            found = further.taken()
+        except RepoError as error:
+            self._fail(error)
+            return
+        # No await from here: a task of a source must not come before the source itself.
+        self._taking = False
+        self._further = further if more else None
+        if not self._interrupts:
+            for source in found:
+                self._sources.append(source)
+                for handle in self._pool.workers.values():
+                    handle.send_with(channel.Further(source.subject), source.root_fd)
+                self._begin(len(self._sources) - 1, source)
+        self._dispatch()
+        self._pool.flush()
 
     def _add_held_back(self) -> None:
         """Queue what was to come behind everything else: moved directories, then last tries."""
@@ -728,7 +781,9 @@ class Job:
         if self._interrupts:
             over = all(h.halted or not h.ready for h in self._pool.workers.values())
         else:
-            over = all(s.assembly.done or s.failure is not None for s in self._sources)
+            over = self._further is None and all(
+                s.assembly.done or s.failure is not None for s in self._sources
+            )
         if over:
             self._finished.set()
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from ingest.base import selection_of
 from ingest.exclusion import Exclusion
@@ -15,10 +15,11 @@ from ingest.job import JobSource
 from ingest.opened import OpenedSource
 from ingest.request import IngestRequest
 from ingest.snapshots.custody import Custody
+from ingest.snapshots.directory import check_there
 from ingest.snapshots.snapshot import Snapshot
 from ingest.source import SourceIdentity
 from ingest.task import Subject
-from repo.errors import RepoError
+from repo.errors import RepoError, SnapshotFailed
 from repo.format.manifest import Point
 from repo.repository import Repository
 
@@ -41,6 +42,8 @@ class Opening:
         self._points = points
         self._custody = custody
         self._hooks = hooks
+        self._quiet: Callable[[str], AbstractContextManager[bool]]
+        self._quiet = lambda name: hooks.frozen(source=name)
         self._snapshots: list[tuple[str, str]] = []
         self._lineages = dict(zip(request.paths, request.lineages, strict=False))
         self._on_notice = on_notice
@@ -48,7 +51,34 @@ class Opening:
         folders = [path.stat() for path in (repository.path, repository.environment.path)]
         self._own_folders = [(stat.st_dev, stat.st_ino) for stat in folders]
 
-    def all_of(self, path: str, source_id: str, point_id: bytes) -> Iterator[OpenedSource]:
+    def sources(self, wanted: Sequence[tuple[str, str, bytes]]) -> Iterator[OpenedSource]:
+        """The sources at these paths, with their ids ("" for HOST:PATH) and those of their points;
+        each is opened when it is asked for, or all of them together.
+
+        Raises UsageError at once when one is not there.
+        """
+        for path, _, _ in wanted:
+            check_there(path)
+        if self._request.together and not self._request.dry_run:
+            return iter(self._together(wanted))
+        return (source for words in wanted for source in self._all_of(*words))
+
+    def _together(self, wanted: Sequence[tuple[str, str, bytes]]) -> list[OpenedSource]:
+        """One moment for all: what freezes is frozen once, around all snapshots."""
+        names = ", ".join(name or SourceIdentity.of(path).id for path, name, _ in wanted)
+        with self._hooks.frozen(source=names) as hushed:
+            self._quiet = lambda _name: nullcontext(hushed)
+            found = [source for words in wanted for source in self._all_of(*words)]
+            for source in found:
+                if not source.snapshot.frozen:
+                    raise SnapshotFailed(
+                        "no snapshot of it could be made: the sources are not of one moment",
+                        where=source.identity.path,
+                        next_step="see the message above, or leave --together away",
+                    )
+        return found
+
+    def _all_of(self, path: str, source_id: str, point_id: bytes) -> Iterator[OpenedSource]:
         """A source, and the sources inside it that its snapshot does not hold."""
         source = self._open(path, source_id, point_id)
         yield source
@@ -74,7 +104,7 @@ class Opening:
         name = source_id or SourceIdentity.of(path).id
 
         def quiet() -> AbstractContextManager[bool]:
-            return self._hooks.frozen(source=name)
+            return self._quiet(name)
 
         started_ns = time.time_ns()
         held = self._custody.hold(path, quiet, self._on_notice, self._lineages.get(path, {}))

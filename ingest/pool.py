@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -51,16 +51,22 @@ class Handle:
         connection.setblocking(False)
         self._socket = connection
         self._outgoing = bytearray()
+        self._descriptors: deque[tuple[int, int]] = deque()  # where in what is outgoing, and which
         self._wake = trio.Event()
 
     def send(self, message: ToWorker) -> None:
         """Send with the next `flush`: messages leave together, as each wakes the worker."""
         self._outgoing += pack(message)
 
+    def send_with(self, message: ToWorker, fd: int) -> None:
+        """Send a message and a descriptor, which must stay open until it has left."""
+        self._descriptors.append((len(self._outgoing), fd))
+        self.send(message)
+
     def flush(self) -> None:
         """Send what has gathered, without waiting. What the socket does not take `pump` sends."""
         if self._outgoing and not self._wake.is_set():
-            del self._outgoing[: self._send_now(self._outgoing)]
+            self._send_some()
             if self._outgoing:
                 self._wake.set()
 
@@ -71,13 +77,30 @@ class Handle:
             with suppress(trio.ClosedResourceError):  # buried meanwhile
                 while self._outgoing and not self.gone:
                     await trio.lowlevel.wait_writable(self._socket)
-                    del self._outgoing[: self._send_now(self._outgoing)]
+                    self._send_some()
             self._wake = trio.Event()
 
-    def _send_now(self, data: bytes | bytearray) -> int:
+    def _send_some(self) -> None:
+        """Send what the socket takes at once."""
+        while self._outgoing:
+            wanted = len(self._outgoing)
+            fds: list[int] = []
+            if self._descriptors:
+                wanted, fd = self._descriptors[0]
+                if not wanted:  # it goes with the first byte of its message
+                    wanted, fds = 1, [fd]
+            sent = self._send_now(self._outgoing[:wanted], fds)
+            if fds and sent:
+                self._descriptors.popleft()
+            del self._outgoing[:sent]
+            self._descriptors = deque((at - sent, fd) for at, fd in self._descriptors)
+            if sent < wanted:
+                return
+
+    def _send_now(self, data: bytearray, fds: list[int]) -> int:
         """How many bytes the socket takes at once; all, when the worker is gone anyhow."""
         try:
-            return self._socket.send(data)
+            return socket.send_fds(self._socket, [data], fds) if fds else self._socket.send(data)
         except BlockingIOError:
             return 0
         except OSError:
@@ -123,17 +146,19 @@ class Pool:
         nursery: trio.Nursery,
         *,
         start: Callable[[int, tuple[int, ...]], Start],
-        roots: Sequence[int],
+        roots: Callable[[], Sequence[int]],
         workers_max: int,
         slot_bytes: int,
         on_message: OnMessage,
         on_gone: OnGone,
     ) -> None:
-        """`start` makes a worker's first message from its number and slots."""
+        """`start` makes a worker's first message from its number and slots; `roots` are the
+        descriptors that it names.
+        """
         self.workers: dict[int, Handle] = {}
         self._nursery = nursery
         self._start = start
-        self._roots = tuple(roots)
+        self._roots = roots
         self._slot_bytes = slot_bytes
         self._on_message = on_message
         self._on_gone = on_gone
@@ -175,7 +200,7 @@ class Pool:
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), self._memfd, *self._roots),
+                    pass_fds=(theirs.fileno(), self._memfd, *self._roots()),
                     process_group=0,
                 )
             except OSError as error:

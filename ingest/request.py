@@ -23,7 +23,7 @@ class IngestRequest:
     snapshot when it was queued. `hooks`: the folder of the user's hooks.
     `take`: make a snapshot of what is live; `pin`: make a clone of a snapshot that others made;
     `keep_snapshot`: leave the last one in place, so that the next run reads only what changed
-    inside of large files.
+    inside of large files. `together`: the snapshots of all sources are made at once, or none.
     """
 
     paths: Sequence[str]
@@ -42,6 +42,7 @@ class IngestRequest:
     take: bool = True
     pin: bool = True
     keep_snapshot: bool = True
+    together: bool = False
     dry_run: bool = False
     hooks: str = ""
     made_by: str = "repo"

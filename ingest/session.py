@@ -24,6 +24,7 @@ from ingest.rehearsal import Rehearsal
 from ingest.request import LEVELS_AUTO, IngestRequest
 from ingest.snapshots.custody import Custody, janitor, tag_of
 from ingest.source import SourceIdentity
+from ingest.upcoming import Upcoming
 from repo.errors import JobFailed, SnapshotVanished, UsageError
 from repo.format.manifest import Point
 from repo.repository import Repository
@@ -99,17 +100,23 @@ def ingest(
         stack.callback(opening.tell_removed)
         stack.callback(custody.close)
         point_ids = request.point_ids or [secrets.token_bytes(16) for _ in request.paths]
-        wanted = zip(request.paths, names, point_ids, strict=True)
-        sources = [source for words in wanted for source in opening.all_of(*words)]
-        for source in sources:
+        wanted = list(zip(request.paths, names, point_ids, strict=True))
+
+        def prepare(source: OpenedSource) -> None:
             source.job_source.foundation = _foundation(
                 repository, request, source, points, on_notice
             )
             stack.callback(_close, source.foundation)
             if request.base in ("auto", "none"):  # a base that is chosen is believed again
                 source.distrusted = _distrusted(points, source)
-        for source in sources:
+
+        def pre_read(source: OpenedSource) -> None:
             hooks.run("pre-read", source=source.identity.id, snapshot=source.snapshot.path)
+
+        upcoming = Upcoming(opening.sources(wanted), pre_read, prepare)
+        upcoming.take()
+        upcoming.taken()
+        sources = upcoming.sources
         while True:
             writer = _writer(repository, request)
             stack.callback(writer.abandon)
@@ -120,7 +127,8 @@ def ingest(
                 _options(request),
                 on_progress=on_progress,
                 on_notice=on_notice,
-                bytes_expected=_expected(points, sources),
+                bytes_expected=_expected(points, [identity.id for identity in identities]),
+                further=upcoming,
             )
             try:
                 _conduct(job)
@@ -274,9 +282,9 @@ def _close(foundation: Foundation) -> None:
         foundation.plan.close()
 
 
-def _expected(points: Sequence[Point], sources: Sequence[OpenedSource]) -> int:
+def _expected(points: Sequence[Point], ids: Sequence[str]) -> int:
     """Bytes that the sources had when they were last backed up: for the estimate of the end."""
-    wanted = {source.identity.id for source in sources}
+    wanted = set(ids)
     newest = {
         point.source_id: point.root.bytes_below
         for point in reversed(points)

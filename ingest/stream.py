@@ -8,6 +8,7 @@ the memory shared with the master; no free slot means waiting: that is the back-
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from ingest.channel import (
     Claim,
     Flush,
     FrameReady,
+    Further,
     Halt,
     Halted,
     SlotFree,
@@ -24,7 +26,7 @@ from ingest.channel import (
     Stop,
     WorkerEnd,
 )
-from ingest.task import Task
+from ingest.task import Subject, Task
 from repo.keys import ContainerKey, Keys
 from repo.sealer import Chunk, Sealer, Ticket, weight
 from repo.types import CHUNK_KEY_BYTES
@@ -76,6 +78,8 @@ class Stream:
         self._through = 0
         self._flush_wanted = False
         self._halting = False
+        self.further: deque[tuple[int, Subject]] = deque()
+        """Sources that were added to the job: a descriptor of the root, and what to know of it."""
 
     @property
     def claims(self) -> int:
@@ -94,6 +98,11 @@ class Stream:
     def send(self, message: Any) -> None:
         """Send a result to the master."""
         self._channel.send(message)
+
+    def close(self) -> None:
+        """Close the roots of sources that no task came of."""
+        for fd in (*(fd for fd, _ in self.further), *self._channel.descriptors):
+            os.close(fd)
 
     def next_task(self) -> Task:
         """The next task; waits for one, claiming and sealing what is unfinished meanwhile.
@@ -155,6 +164,8 @@ class Stream:
             case Halt():
                 self._halting = True
                 self.tasks.clear()
+            case Further(subject):
+                self.further.append((self._channel.descriptors.popleft(), subject))
             case Stop():
                 raise Stopped
 

@@ -163,6 +163,8 @@ class Worker:
 
     def __init__(self, stream: Stream, keys: Keys, start: Start) -> None:
         self._stream = stream
+        self._keys = keys
+        self._start = start
         self._sources = [
             Source(fd, subject, stream, keys, start)
             for fd, subject in zip(start.roots, start.subjects, strict=True)
@@ -184,8 +186,13 @@ class Worker:
         finally:
             for source in self._sources:
                 source.opener.close()
+            self._stream.close()
 
     def _do(self, task: Task) -> None:
+        while task.source >= len(self._sources):
+            fd, subject = self._stream.further.popleft()
+            self._sources.append(Source(fd, subject, self._stream, self._keys, self._start))
+            os.close(fd)  # the opener has its own
         source = self._sources[task.source]
         match task:
             case ListTask():

@@ -14,6 +14,14 @@ from repo.errors import JobFailed, RepoError, UsageError
 _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
+def check_there(path: str) -> None:
+    """Whether there is anything at a path, whoever is to read it. Raises UsageError, JobFailed."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
 class DirectoryProvider:
     """Reads a tree in place. Files that change meanwhile are found out one by one."""
 

@@ -38,6 +38,7 @@ TO_WORKER: list[Any] = [
     channel.SlotFree(3),
     channel.Flush(),
     channel.Halt(),
+    channel.Further(Subject(frozen=True)),
     channel.Stop(),
 ]
 

@@ -62,6 +62,7 @@ WORDING = Wording("Backing up", verb="done")
     metavar="auto|off|LEVEL",
     help="auto: a zstd level that keeps up with the reading.",
 )
+@click.option("--together", is_flag=True, help="Make the snapshots of all sources at one moment.")
 @click.option(
     "--take",
     type=WHETHER,
@@ -177,6 +178,7 @@ def _request(
         streams=0 if streams == "auto" else int(streams),
         levels=named[compression] if compression in named else (int(compression),),
         base=options["base"],
+        together=options["together"],
         take=(options["take"] or settings.take) != "never",
         pin=(options["pin"] or settings.pin) != "never",
         keep_snapshot=(options["keep_snapshot"] or settings.keep_snapshot) != "never",

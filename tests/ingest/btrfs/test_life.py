@@ -20,7 +20,7 @@ from ingest.snapshots import custody as custodies
 from ingest.snapshots.custody import Custody, janitor
 from ingest.snapshots.folder import FOLDER_NAME
 from ingest.snapshots.snapshot import Refusal
-from repo.errors import SnapshotVanished
+from repo.errors import SnapshotFailed, SnapshotVanished, UsageError
 from repo.types import MIB
 from tests.ingest import again
 from tests.ingest.btrfs import life_child
@@ -268,6 +268,76 @@ def test_one_that_becomes_writable_while_it_is_read_is_not_trusted(
     meanwhile(monkeypatch, change)
     with pytest.raises(SnapshotVanished):
         runs.run(pin=False)
+
+
+# -- several sources ------------------------------------------------------------------------------
+
+
+def two_more(volume: Volume) -> list[Path]:
+    """Three subvolumes with a file each."""
+    places = [volume.live, volume.create("second"), volume.create("third")]
+    for number, place in enumerate(places):
+        (place / "file").write_bytes(b"%d" % number * 1000)
+    return places
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_snapshot_is_made_when_a_worker_comes_to_its_source(
+    runs: again.Runs, volume: Volume, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    places = two_more(volume)
+    held: list[int] = []
+    meanwhile(monkeypatch, lambda: held.append(left(volume).count("snap")))
+    summary = runs.run(paths=[str(place) for place in places], streams=streams)
+    assert held == [1], "when reading begins there is one"
+    assert [point.source_path for point in summary.points] == [str(place) for place in places]
+    for point, place in zip(summary.points, places, strict=True):
+        assert readback.differences(runs.repository, point, place) == []
+    assert (left(volume).count("held"), left(volume).count("snap")) == (3, 0)
+    assert runs.run(paths=[str(place) for place in places], streams=streams).verdict == "EXACT"
+
+
+def test_worker_processes_hear_of_further_sources(
+    runs: again.Runs, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = two_more(volume)
+    for place in places:
+        for number in range(200):
+            (place / f"folder{number}").mkdir()
+            (place / f"folder{number}" / "file").write_bytes(os.urandom(20_000))
+    summary = runs.run(paths=[str(place) for place in places], streams=2)
+    assert summary.streams == 2
+    for point, place in zip(summary.points, places, strict=True):
+        assert readback.differences(runs.repository, point, place) == []
+
+
+def test_a_group_is_taken_together(
+    runs: again.Runs, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = two_more(volume)
+    held: list[int] = []
+    meanwhile(monkeypatch, lambda: held.append(left(volume).count("snap")))
+    assert len(runs.run(paths=[str(place) for place in places], together=True).points) == 3
+    assert held == [3]
+
+
+def test_a_group_that_cannot_be_taken_together_is_not_taken(
+    runs: again.Runs, volume: Volume, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(SnapshotFailed) as caught:
+        runs.run(paths=[str(volume.live), str(elsewhere)], together=True)
+    assert caught.value.exit_status == 6
+    assert (left(volume), journals(runs), runs.repository.points()) == ([], [], [])
+
+
+def test_a_source_that_is_not_there_ends_the_job_before_anything_is_read(
+    runs: again.Runs, volume: Volume
+) -> None:
+    with pytest.raises(UsageError):
+        runs.run(paths=[str(volume.live), str(volume.root / "nothing")])
+    assert left(volume) == []
 
 
 # -- death and the janitor ------------------------------------------------------------------------
