@@ -65,6 +65,26 @@ def mounts_of_type(kind: str) -> list[tuple[str, str]]:
     return found
 
 
+def mounted_below(path: str) -> list[str]:
+    """Where file systems with data are mounted strictly below `path`: the outermost ones, sorted.
+
+    Raises OSError.
+    """
+    below = path.rstrip("/") + "/"
+    found: set[str] = set()
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            mount, _, rest = line.partition(b" - ")
+            where = _unescaped(mount.split(b" ")[4])
+            if where.startswith(below) and rest.split(b" ")[0].decode() not in PSEUDO:
+                found.add(where)
+    outermost: list[str] = []
+    for where in sorted(found, key=lambda name: name.split("/")):
+        if not outermost or not where.startswith(outermost[-1] + "/"):
+            outermost.append(where)
+    return outermost
+
+
 def _unescaped(word: bytes) -> str:
     r"""A word of mountinfo, where a blank is written as \040."""
     plain = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), word)

@@ -12,6 +12,7 @@ from ingest.base import selection_of
 from ingest.exclusion import Exclusion
 from ingest.hooks.hooks import Hooks
 from ingest.job import JobSource
+from ingest.mounts import mounted_below
 from ingest.opened import OpenedSource
 from ingest.request import IngestRequest
 from ingest.snapshots.custody import Custody
@@ -93,6 +94,38 @@ class Opening:
             self._on_notice(f"{child.path}: a subvolume of its own, backed up as its own source")
             inner_id = f"{source_id}/{inner}" if source_id else ""
             yield self._open(child.path, inner_id, secrets.token_bytes(16))
+        yield from self._mounted_inside(source, source_id)
+
+    def _mounted_inside(self, source: OpenedSource, source_id: str) -> Iterator[OpenedSource]:
+        """The file systems mounted inside a source, of which its snapshot has the folders only."""
+        live = source.snapshot.live_path
+        if not source.snapshot.frozen or source.snapshot.adopted or not live:
+            return
+        handled = {child.path for child in source.held.children}
+        for where in mounted_below(live):
+            inner = os.path.relpath(where, live)
+            excluded = self._exclusion and self._exclusion.excludes(
+                os.fsencode(inner).split(b"/"), True
+            )
+            if excluded or where in handled:
+                continue
+            if reason := self._left_out(where):
+                self._on_notice(f"{where}: not included, {reason}")
+                continue
+            self._on_notice(f"{where}: another file system, backed up as its own source")
+            inner_id = f"{source_id}/{inner}" if source_id else ""
+            yield from self._all_of(where, inner_id, secrets.token_bytes(16))
+
+    def _left_out(self, where: str) -> str:
+        """Why a file system mounted inside a source is no source of its own, if so."""
+        if self._request.one_file_system:
+            return "it is another file system"
+        try:
+            status = os.stat(where)
+        except OSError as error:
+            return f"it cannot be looked at: {error.strerror}"
+        own = (status.st_dev, status.st_ino) in self._own_folders
+        return "it is the repository" if own else ""
 
     def tell_removed(self) -> None:
         """The snapshots of the job are given up: the scripts of `removed` hear of each."""

@@ -186,6 +186,24 @@ def test_nested_subvolumes_are_left_out_when_asked(runs: again.Runs, volume: Vol
     assert tree.lookup(runs.newest.root, b"below") is not None
 
 
+def test_file_systems_mounted_inside_are_sources_of_their_own(
+    runs: again.Runs, volume: Volume
+) -> None:
+    """A snapshot has their folders only: once, their files were in no point and nobody said so."""
+    inside = volume.live / "below" / "tmpfs-mounted"
+    with loopfs.mounted("tmpfs", volume.live / "below") as filesystem:
+        assert filesystem.path == inside
+        (inside / "there").write_bytes(b"there")
+        names = {point.source_id: point for point in runs.run().points}
+        base = f"{os.uname().nodename}:{volume.live}"
+        assert set(names) == {base, f"{base}/below/tmpfs-mounted"}
+        inner = names[f"{base}/below/tmpfs-mounted"]
+        assert readback.differences(runs.repository, inner, inside) == []
+        assert len(runs.run(one_file_system=True).points) == 1
+        assert any("not included, it is another file system" in n for n in runs.notices)
+        assert len(runs.run(exclude=["tmpfs-mounted"]).points) == 1
+
+
 # -- snapshots of others --------------------------------------------------------------------------
 
 
