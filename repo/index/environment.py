@@ -371,7 +371,7 @@ class Environment:
         They lie in the page cache in any case, but count as this process's memory while mapped: a
         walk over the whole index would grow by its size. The map is never written through.
         """
-        name = os.fsencode(self.path / DATA_FILE)
+        name = os.fsencode(os.path.realpath(self.path / DATA_FILE))
         try:
             with open("/proc/self/maps", "rb") as maps:
                 for line in maps:

@@ -51,6 +51,7 @@ DEAD_LEFT_MAX: Final = 0.1
 """Above this share of dead bytes in all, segments are repacked that are alive beyond the limit."""
 
 READER_BYTES: Final = 64 * MIB
+RELEASED_AFTER_KEYS: Final = 1 << 20
 RESERVE_BYTES: Final = 4 * MIB
 """Free space that is needed besides what is rewritten at once: new pages of the index."""
 
@@ -158,10 +159,15 @@ class _Sweep:
         self._marks = stack.enter_context(Marks(scratch_folder, self._places.count()))
         seen = stack.enter_context(Scratch.make(scratch_folder))
         self._fresh: list[bytes] | None = None
+        self._looked = 0
         self._reach = Reach(repository.new_reader(cache_bytes=READER_BYTES), seen, self._take_keys)
 
     def _take_keys(self, keys: Sequence[bytes]) -> None:
         self._marks.add(keys)
+        self._looked += len(keys)
+        if self._looked >= RELEASED_AFTER_KEYS:  # each node was a look-up somewhere in the index
+            self._looked = 0
+            self._environment.release_memory()
         if self._fresh is not None:
             self._fresh += keys
 
@@ -244,7 +250,9 @@ class _Sweep:
             if lease.of_index == identity and lease.purpose.partition(" ")[0] in _WRITERS
         ]
         below = min([self._places.next_number(), *first])
-        return segment_states(self._places, below, set(self._condemned.retired()))
+        states = segment_states(self._places, below, set(self._condemned.retired()))
+        self._environment.release_memory()
+        return states
 
     def _condemn(self) -> None:
         """Take dead chunks out of the index, and revive marked ones that were out of it."""

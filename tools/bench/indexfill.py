@@ -24,10 +24,10 @@ from repo.types import CHUNK_KEY_BYTES, KIB, MIB, RepositoryId, SegmentClass, Se
 
 # The shape of a large repository of the default sizes: chunks of 256 KiB, four in a frame of
 # 1 MiB, segments of 256 MiB, a transaction for each checkpoint of 1 GiB.
-_CHUNK_BYTES = 256 * KIB
+CHUNK_BYTES = 256 * KIB
 _FRAME_CHUNKS = 4
-_SEGMENT_CHUNKS = 1024
-_TRANSACTION_SEGMENTS = 4
+SEGMENT_CHUNKS = 1024
+TRANSACTION_SEGMENTS = 4
 _CLAIM_CHUNKS = 64
 _LOOKUPS_MOST = 200_000
 _SEED = 61
@@ -63,7 +63,7 @@ def fill(folder: Path, chunks: int) -> Fill:
         places = Places(environment)
         for batch in _batches(generator, chunks):
             began = time.perf_counter()
-            _commit(environment, places, generator, batch)
+            commit(environment, places, generator, batch)
             spent += time.perf_counter() - began
             if len(sample) < _LOOKUPS_MOST // 2:
                 sample.extend(batch)
@@ -91,7 +91,7 @@ def fill(folder: Path, chunks: int) -> Fill:
 
 def _batches(generator: random.Random, chunks: int) -> Iterator[list[bytes]]:
     """The keys of one transaction after the other."""
-    most = _SEGMENT_CHUNKS * _TRANSACTION_SEGMENTS
+    most = SEGMENT_CHUNKS * TRANSACTION_SEGMENTS
     for start in range(0, chunks, most):
         yield [generator.randbytes(CHUNK_KEY_BYTES) for _ in range(min(most, chunks - start))]
 
@@ -103,15 +103,15 @@ def _questions(generator: random.Random, known: list[bytes]) -> list[bytes]:
     return asked
 
 
-def _commit(
+def commit(
     environment: Environment, places: Places, generator: random.Random, keys: list[bytes]
 ) -> None:
     """One transaction: segments, their frame tables and the places of their chunks."""
 
     def change(txn: Transaction) -> None:
         rows: list[tuple[bytes, bytes]] = []
-        for start in range(0, len(keys), _SEGMENT_CHUNKS):
-            part = keys[start : start + _SEGMENT_CHUNKS]
+        for start in range(0, len(keys), SEGMENT_CHUNKS):
+            part = keys[start : start + SEGMENT_CHUNKS]
             segment_id = SegmentId(generator.randbytes(16))
             number = places.add_segment(txn, segment_id, SegmentClass.DATA)
             frames = -(-len(part) // _FRAME_CHUNKS)
@@ -127,7 +127,7 @@ def _commit(
 
 def _within_segment(at: int) -> tuple[int, int, int]:
     """Frame, offset in it and length of the chunk of this number in a segment."""
-    return at // _FRAME_CHUNKS, at % _FRAME_CHUNKS * _CHUNK_BYTES, _CHUNK_BYTES
+    return at // _FRAME_CHUNKS, at % _FRAME_CHUNKS * CHUNK_BYTES, CHUNK_BYTES
 
 
 def main(arguments: list[str]) -> None:
