@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_no_unchanged_file_is_opened(made: command.Repository, source: Path) -> 
     changed.write_bytes(b"other")
     opened: list[str] = []
     result = tracer.run(
-        command.words("ingest", source, "--streams", "2", "--json"),
+        command.words("ingest", source, "--streams", "2"),
         env=made.env,
         folder=made.home,
         under=[source],
@@ -77,7 +78,11 @@ def test_no_unchanged_file_is_opened(made: command.Repository, source: Path) -> 
         decide=lambda call: opened.append(call.path),
     )
     assert result.status == 0
-    assert {path for path in opened if Path(path).is_file()} == {str(changed)}
+    others = {path for path in opened if Path(path).is_file()} - {str(changed)}
+    # One of a thousand is audited, by chance.
+    audited = re.search(r"(\d+) of them audited", result.out)
+    assert len(others) == (int(audited[1]) if audited else 0) <= 2
+    assert str(changed) in opened
 
 
 # -- the ways to change something ------------------------------------------------------------------
