@@ -89,30 +89,36 @@ def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered
     """
     places = Places(environment)
     on_disk = dict(folder.segments())
-    rows = list(places.segments())
-    known = {row.segment_id: row.closed for row in rows}
-    # Retired segments may be gone already: garbage collection is about to take them out.
-    retired = Condemned(places).retired()
-    needed = {row.segment_id for row in rows if row.number not in retired}
-    gone = needed - on_disk.keys()
-    if gone:
-        # A segment may be renamed while the folder is listed: look again before believing it.
-        on_disk = dict(folder.segments())
-        retired = Condemned(places).retired()
-        rows = list(places.segments())
-        gone = {row.segment_id for row in rows if row.number not in retired} - on_disk.keys()
+    known = {row.segment_id: row.closed for row in places.segments()}
+    fetcher = Fetcher(folder)
+    gone = _gone(places, fetcher, known.keys() - on_disk.keys())
     if gone:
         raise IndexUnusable(
             f"the index names {len(gone)} segments that are not there",
             where=f"segment {min(gone).hex()}",
         )
     missing = [i for i, is_open in on_disk.items() if not is_open and not known.get(i, False)]
-    fetcher = Fetcher(folder)
     try:
         damages = add_segments(places, environment, fetcher, keys, missing)
     finally:
         fetcher.close()
     return Recovered(0, len(missing), damages)
+
+
+def _gone(places: Places, fetcher: Fetcher, suspects: Iterable[SegmentId]) -> frozenset[SegmentId]:
+    """Those of the segments that the index relies on although they are not there.
+
+    Others write meanwhile: a listing made before a look at the index lacks what came in between.
+    So each suspect is asked for by its names, and only then is the index asked whether it still
+    needs it: garbage collection retires a segment before it takes its name away. One that was
+    put back in between has its name again.
+    """
+    nameless = {i for i in suspects if not fetcher.is_named(i)}
+    if not nameless:
+        return frozenset()
+    retired = Condemned(places).retired()
+    nameless &= {row.segment_id for row in places.segments() if row.number not in retired}
+    return frozenset(i for i in nameless if not fetcher.is_named(i))
 
 
 def add_segments(

@@ -211,9 +211,8 @@ def test_two_ingests_at_the_same_time(made: command.Repository, tmp_path: Path) 
             )
             for source in sources
         ]
-        for process in commands:
-            text, _ = process.communicate(timeout=command.SECONDS_MAX)
-            assert process.returncode == 0, text
+        outcomes = [process.communicate(timeout=command.SECONDS_MAX)[0] for process in commands]
+        assert [process.returncode for process in commands] == [0, 0], outcomes
     with readback.opened(made) as repository:
         assert len(repository.points()) == 4
         for point in repository.points():

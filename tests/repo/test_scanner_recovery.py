@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from repo.scanner import Contents, read_header, scan, walk
 from repo.sealer import Sealer, frame_bytes_max
 from repo.storage.appender import BlockChecksums
 from repo.storage.fetcher import Fetcher
+from repo.storage.folder import Folder
 from repo.types import ChunkId, SegmentId
 from tests.repo import made
 
@@ -262,6 +264,23 @@ def test_an_index_that_relies_on_a_segment_that_is_gone_is_built_anew(
         known = again.places.known(chunk_id[:16] for chunk_id in ids + others)
         assert known == {chunk_id[:16] for chunk_id in others}
     assert "building it anew" in notices[0]
+
+
+def test_segments_that_others_begin_meanwhile_are_not_taken_for_lost(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = Folder.segments
+    numbers = itertools.count(1)
+
+    def outdated(folder: Folder) -> Iterator[tuple[SegmentId, bool]]:
+        found = list(listing(folder))
+        stored(repository, made.contents(3, seed=next(numbers)), close=True)
+        return iter(found)
+
+    environment = repository.environment
+    monkeypatch.setattr(Folder, "segments", outdated)
+    recovery.reconcile(repository.folder, repository.keys, environment)
+    assert next(numbers) > 1
 
 
 def test_a_rebuilt_index_has_the_same_places(repository: Repository, tmp_path: Path) -> None:
