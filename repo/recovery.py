@@ -7,11 +7,12 @@ same steps lead on. The segments are the truth; the index follows them.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,6 +205,25 @@ def _add(
     places.store_places(place_rows(number, found.frames))
     # Closed only now: a kill before this line makes the next start do it again.
     environment.write(lambda txn: places.set_frames(txn, number, table, closed=closed))
+
+
+@contextmanager
+def rebuilding(path: Path) -> Iterator[None]:
+    """Holds the lock of whoever finds the index at `path` unusable; waits for another one.
+
+    The holder looks again before it rebuilds: another process may have done so meanwhile and work
+    with the new index already, and a second rebuild would take it from its hands. A rebuild that
+    was asked for (`repo rebuild-index`) needs no lock and waits for nobody.
+    """
+    with repository_io("cannot lock the index", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with repository_io("cannot lock the index", path.parent):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def rebuild(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tuple[Damaged, ...]:

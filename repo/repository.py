@@ -324,13 +324,16 @@ class Repository:
 
     def _open_index(self) -> Environment:
         path = self.index_path
-        try:
+        with suppress(IndexUnusable, Damaged):  # Damaged: its rows contradict each other
             return self._reconciled(path)
-        except (IndexUnusable, Damaged) as error:  # Damaged: its rows contradict each other
-            if any(self.folder.segments()):
-                self._on_notice(f"{error.what}: building it anew from the segments")
-        self.rebuild_index()
-        return self._reconciled(path)
+        with recovery.rebuilding(path):
+            try:
+                return self._reconciled(path)
+            except (IndexUnusable, Damaged) as error:
+                if any(self.folder.segments()):
+                    self._on_notice(f"{error.what}: building it anew from the segments")
+            recovery.rebuild(self.folder, self.keys, path, lambda _done, _of: None)
+            return self._reconciled(path)
 
     def _reconciled(self, path: Path) -> Environment:
         environment = Environment.open(path, self.header.repository_id, create=False)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import multiprocessing
 import os
 import random
+import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -281,6 +284,37 @@ def test_segments_that_others_begin_meanwhile_are_not_taken_for_lost(
     monkeypatch.setattr(Folder, "segments", outdated)
     recovery.reconcile(repository.folder, repository.keys, environment)
     assert next(numbers) > 1
+
+
+def test_of_two_that_find_no_index_one_builds_it(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = stored(repository, made.contents(3), close=True)
+    repository.close()
+    shutil.rmtree(repository.index_path)
+    processes = multiprocessing.get_context("fork")
+    both_looked = processes.Barrier(2)
+    lock = recovery.rebuilding
+
+    def together(path: Path) -> AbstractContextManager[None]:
+        both_looked.wait(timeout=30)
+        return lock(path)
+
+    def start() -> None:
+        with made.reopen(tmp_path) as again, (tmp_path / "rebuilds").open("a") as log:
+            again._on_notice = lambda text: print(text, file=log)
+            known = again.places.known(chunk_id[:16] for chunk_id in ids)
+            assert known == {chunk_id[:16] for chunk_id in ids}
+
+    monkeypatch.setattr(recovery, "rebuilding", together)
+    children = [processes.Process(target=start) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=60)
+    assert [child.exitcode for child in children] == [0, 0]
+    (notice,) = (tmp_path / "rebuilds").read_text().splitlines()
+    assert "building it anew" in notice
 
 
 def test_a_rebuilt_index_has_the_same_places(repository: Repository, tmp_path: Path) -> None:
