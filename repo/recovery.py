@@ -16,17 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from repo.errors import Damaged, RepositoryFailed
-from repo.format.segment import BLOCK_BYTES
 from repo.index.condemned import Condemned
 from repo.index.environment import Environment, IndexUnusable, Transaction
 from repo.index.places import Places
 from repo.keys import Keys
-from repo.multiplexer import frame_table, place_rows, sealed_footer
-from repo.scanner import Contents, reader_of, scan, walk
-from repo.storage.abandoned import AbandonedSegment
+from repo.multiplexer import frame_table, place_rows
+from repo.scanner import Contents, reader_of, scan, search
 from repo.storage.durable import fsync_directory, repository_io, try_lock
 from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
@@ -37,49 +33,10 @@ OnSegment = Callable[[int, int], None]
 
 
 class Recovered(NamedTuple):
-    """What a recovery found: segments closed, segments added to the index, and damage met."""
+    """What a recovery found: segments added to the index, and damage met."""
 
-    closed: int
     added: int
     damages: tuple[Damaged, ...]
-
-
-def close_abandoned(folder: Folder, keys: Keys) -> int:
-    """Give a footer to every open segment whose writer is dead; returns how many.
-
-    Frames are kept up to the first that does not verify: what lies behind was never durable.
-    A segment without a single frame is removed.
-    """
-    closed = 0
-    for segment in folder.recoverable():
-        with segment:
-            closed += _close(segment, keys)
-    return closed
-
-
-def _close(segment: AbandonedSegment, keys: Keys) -> bool:
-    try:
-        found = walk(segment.read, segment.size, keys, segment.segment_id)
-    except Damaged:
-        # No crash does that: the header is durable before the file has its name. What lies behind
-        # it may be relied on, so it stays as it is, for a verification to report.
-        return False
-    if not found.frames:
-        segment.remove()
-        return True
-    checksums = block_checksums(segment.read, found.end)
-    footer = sealed_footer(
-        keys, segment.segment_id, found.header_bytes, found.frames, found.end, checksums
-    )
-    segment.finish(found.end, footer)
-    return True
-
-
-def block_checksums(read: Callable[[int, int], bytes], end: int) -> list[int]:
-    """The xxh3-64 of each 64 KiB block of the first `end` bytes; the last may be shorter."""
-    return [
-        xxh3_64_intdigest(read(at, min(BLOCK_BYTES, end - at))) for at in range(0, end, BLOCK_BYTES)
-    ]
 
 
 def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered:
@@ -103,7 +60,7 @@ def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered
         damages = add_segments(places, environment, fetcher, keys, missing)
     finally:
         fetcher.close()
-    return Recovered(0, len(missing), damages)
+    return Recovered(len(missing), damages)
 
 
 def _gone(places: Places, fetcher: Fetcher, suspects: Iterable[SegmentId]) -> frozenset[SegmentId]:
@@ -130,7 +87,7 @@ def add_segments(
     segment_ids: Iterable[SegmentId],
     on_segment: Callable[[], None] = lambda: None,
 ) -> tuple[Damaged, ...]:
-    """Put closed segments into the index; a damaged footer is replaced by walking the frames.
+    """Put closed segments into the index; a damaged footer is replaced by a search for frames.
 
     Returns the damage met, a failed read among it: such a segment is in the index with what
     verifies of it, or not at all, and then the next start tries it again.
@@ -147,7 +104,7 @@ def add_segments(
 def _contents(
     fetcher: Fetcher, keys: Keys, segment_id: SegmentId, damages: list[Damaged]
 ) -> Contents | None:
-    for look in (scan, walk):
+    for look in (scan, search):
         try:
             read, size = reader_of(fetcher, segment_id)
             return look(read, size, keys, segment_id)
@@ -169,7 +126,7 @@ def _add_open(
     """
     try:
         read, size = reader_of(fetcher, segment_id)
-        found = walk(read, size, keys, segment_id)
+        found = search(read, size, keys, segment_id)
         fetcher.sync(segment_id)  # the index never names what a power cut could take
     except Damaged:
         return  # removed meanwhile, or not even its header is there yet

@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 
 from repo import recovery, unlock
+from repo.closing import close_abandoned
 from repo.errors import Damaged, TryLater, UsageError
 from repo.format.header import Header
 from repo.format.keyslot import KdfCost, KeySlot
@@ -445,7 +446,10 @@ class Repository:
 
         Returns how many segments there were. Done at the start of everything that writes.
         """
-        closed = recovery.close_abandoned(self.folder, self.keys)
+        # The index first: it says what of an open segment is relied on.
+        closed, damages = close_abandoned(self.folder, self.keys, self.places)
+        for damage in damages:
+            self._on_notice(str(damage))
         self.folder.sweep()
         published = set(self.folder.points())
         for point_id in self.folder.points(unfinished=True):
@@ -453,8 +457,8 @@ class Repository:
                 self.folder.remove_point(point_id, unfinished=True)
         sweep_leases(self.folder)
         recovery.sweep_indexes(self.index_path)
-        if closed and self._environment is not None:
-            found = recovery.reconcile(self.folder, self.keys, self._environment)
+        if closed:
+            found = recovery.reconcile(self.folder, self.keys, self.environment)
             for damage in found.damages:
                 self._on_notice(str(damage))
         return closed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from repo.errors import Damaged
 from repo.format import limits
-from repo.format.frame import HEAD_SEALED_BYTES, Record
+from repo.format.frame import HEAD_SEALED_BYTES, SEAL_BYTES, FrameHead, Record
 from repo.format.segment import (
     CHUNK_ROW,
     HEADER_BYTES,
@@ -24,22 +25,33 @@ from repo.format.segment import (
 from repo.keys import ContainerKey, Keys
 from repo.sealer import open_frame, open_head
 from repo.storage.fetcher import Fetcher
-from repo.types import CHUNK_KEY_BYTES, SegmentId
+from repo.types import CHUNK_KEY_BYTES, KIB, MIB, SegmentId
 
 _RECORD = Struct("<I")
+_WINDOW: Final = 4 * MIB
+_HOLE: Final = 64 * KIB
+_NOTHING: Final = bytes(SEAL_BYTES)
+"""So many zeros in the place of a head are a hole of the file: no head begins in it."""
+
+Relied = Mapping[int, FooterFrame]
+"""Frames that the index relies on, by their offsets; without chunks."""
 
 Read = Callable[[int, int], bytes]
 """Reads (offset, length) of one segment; fewer bytes only at its end."""
 
 
 class Contents(NamedTuple):
-    """What a segment holds. `end`: where the valid frames end; `footer`: None when walked."""
+    """What a segment holds. `end`: where its frames end; `footer`: None when it was not read.
+
+    `unverified`: numbers of frames that are among them because the index relies on them.
+    """
 
     header: SegmentHeader
     header_bytes: bytes
     frames: list[FooterFrame]
     end: int
     footer: Footer | None
+    unverified: frozenset[int] = frozenset()
 
 
 def read_header(read: Read, segment_id: SegmentId) -> tuple[SegmentHeader, bytes]:
@@ -81,47 +93,116 @@ def scan(read: Read, size: int, keys: Keys, segment_id: SegmentId) -> Contents:
     return Contents(header, header_bytes, frames, footer.trailer.content_bytes, footer)
 
 
-def walk(read: Read, size: int, keys: Keys, segment_id: SegmentId) -> Contents:
+def walk(
+    read: Read,
+    size: int,
+    keys: Keys,
+    segment_id: SegmentId,
+    relied: Relied = MappingProxyType({}),
+) -> Contents:
     """What a segment without a footer holds: its frames up to the first that does not verify.
 
-    Raises Damaged only when not even its header is good.
+    One that is relied on counts whether it verifies or not, and though the file may end before it
+    does: it was durable once. Raises Damaged only when not even the header is good.
     """
-    header, header_bytes = read_header(read, segment_id)
-    key = keys.container(header.salt, "segment", segment_id)
-    key.check_commitment(header.commitment, where=f"segment {segment_id.hex()}")
+    header, header_bytes, key = _opened(read, keys, segment_id)
     frames: list[FooterFrame] = []
     seen: set[int] = set()
+    unverified: set[int] = set()
     end = HEADER_BYTES
-    while end < size:
+    while end < size or end in relied:
         frame = _frame_at(read, end, key)
         if frame is None or frame.number in seen:
-            break
+            frame = relied.get(end)
+            if frame is None or frame.number in seen:
+                break
+            unverified.add(frame.number)
         seen.add(frame.number)
         frames.append(frame)
         end += frame.sealed_bytes
-    return Contents(header, header_bytes, frames, end, None)
+    return Contents(header, header_bytes, frames, end, None, frozenset(unverified))
+
+
+def search(read: Read, size: int, keys: Keys, segment_id: SegmentId) -> Contents:
+    """What a damaged segment holds: every frame that verifies, also behind such as do not.
+
+    Raises Damaged only when not even the header is good.
+    """
+    header, header_bytes, key = _opened(read, keys, segment_id)
+    frames: dict[int, FooterFrame] = {}
+    end = HEADER_BYTES
+    at: int | None = HEADER_BYTES
+    while at is not None and at < size:
+        frame = _frame_at(read, at, key)
+        if frame is not None:
+            frames.setdefault(frame.number, frame)
+            at = end = at + frame.sealed_bytes
+        else:
+            head = head_at(read, at, key)
+            at = at + head.sealed_bytes if head is not None else next_head(read, at + 1, size, key)
+    return Contents(header, header_bytes, list(frames.values()), end, None)
+
+
+def _opened(
+    read: Read, keys: Keys, segment_id: SegmentId
+) -> tuple[SegmentHeader, bytes, ContainerKey]:
+    header, header_bytes = read_header(read, segment_id)
+    key = keys.container(header.salt, "segment", segment_id)
+    key.check_commitment(header.commitment, where=f"segment {segment_id.hex()}")
+    return header, header_bytes, key
+
+
+def head_at(read: Read, offset: int, key: ContainerKey) -> FrameHead | None:
+    """The head of the frame that begins at an offset, whatever its body is; None: there is none."""
+    return _open_head(read(offset, HEAD_SEALED_BYTES), key)
+
+
+def next_head(read: Read, offset: int, size: int, key: ContainerKey) -> int | None:
+    """The offset of the next head that opens, from `offset` on, in a segment of `size` bytes.
+
+    The topmost byte of a record number is zero, as it is in one of 256 places by chance.
+    """
+    while offset < size:
+        window = read(offset, _WINDOW + HEAD_SEALED_BYTES)
+        at = window.find(b"\0", 3)
+        while at >= 0 and at - 3 < _WINDOW:
+            head = window[at - 3 : at - 3 + HEAD_SEALED_BYTES]
+            if head.startswith(_NOTHING):
+                zeros = window[at : at + _HOLE]
+                at += len(zeros) - len(zeros.lstrip(b"\0")) - SEAL_BYTES + 3
+            elif _open_head(head, key) is not None:
+                return offset + at - 3
+            at = window.find(b"\0", at + 1)
+        offset += _WINDOW
+    return None
+
+
+def _open_head(sealed_head: bytes, key: ContainerKey) -> FrameHead | None:
+    if len(sealed_head) < HEAD_SEALED_BYTES:
+        return None
+    (record,) = _RECORD.unpack_from(sealed_head)
+    number, odd = divmod(record, 2)
+    if odd or number >= limits.FRAMES_PER_SEGMENT_MAX:
+        return None
+    try:
+        return open_head(key, number, sealed_head, where="")
+    except Damaged:
+        return None
 
 
 def _frame_at(read: Read, offset: int, key: ContainerKey) -> FooterFrame | None:
     """The frame that begins at an offset, wholly verified; None when there is none."""
-    where = f"offset {offset}"
-    sealed_head = read(offset, HEAD_SEALED_BYTES)
-    if len(sealed_head) < HEAD_SEALED_BYTES:
-        return None
-    (record,) = _RECORD.unpack_from(sealed_head)
-    number = record // 2
-    if number >= limits.FRAMES_PER_SEGMENT_MAX:
+    head = head_at(read, offset, key)
+    if head is None:
         return None
     try:
-        head = open_head(key, number, sealed_head, where=where)
-        sealed = read(offset, head.sealed_bytes)
-        frame = open_frame(key, number, sealed, where=where)
+        frame = open_frame(key, head.number, read(offset, head.sealed_bytes), where="")
     except Damaged:
         return None
     rows = b"".join(
         [CHUNK_ROW.pack(c.id[:CHUNK_KEY_BYTES], c.length) for c in frame.chunks.values()]
     )
-    return FooterFrame(number, offset, head.sealed_bytes, head.plain_bytes, rows)
+    return FooterFrame(head.number, offset, head.sealed_bytes, head.plain_bytes, rows)
 
 
 def reader_of(fetcher: Fetcher, segment_id: SegmentId) -> tuple[Read, int]:

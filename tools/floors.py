@@ -42,6 +42,7 @@ FLOORS: Final = (
         "paths",
         (
             (
+                "repo.closing",
                 "repo.directory",
                 "repo.kept",
                 "repo.keyfile",

@@ -69,6 +69,12 @@ class AbandonedSegment:
             if os.fstat(self._fd).st_size > size:
                 os.ftruncate(self._fd, size)
 
+    def extend(self, size: int) -> None:
+        """Makes the file `size` bytes long, with zeros for what is not there; never shorter."""
+        with repository_io("cannot recover a segment", self.path):
+            if os.fstat(self._fd).st_size < size:
+                os.ftruncate(self._fd, size)
+
     def append(self, data: bytes) -> None:
         """Writes data at the end of the file."""
         with repository_io("cannot recover a segment", self.path):

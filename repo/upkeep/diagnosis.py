@@ -38,13 +38,23 @@ OnSegment = Callable[[int, int, int], None]
 
 
 def diagnose(
-    repository: Repository, *, streams: int = 0, on_segment: OnSegment = lambda _d, _o, _b: None
+    repository: Repository,
+    *,
+    recovered: bool,
+    streams: int = 0,
+    on_segment: OnSegment = lambda _d, _o, _b: None,
 ) -> Diagnosis:
     """Read and open every frame of every closed segment, and every manifest.
 
+    recovered: whether a recovery has just been, so that what it has left open is damaged.
     Raises RepositoryFailed when the repository as a whole cannot be read.
     """
-    return _Diagnoser(repository, streams or len(os.sched_getaffinity(0)), on_segment).run()
+    found = _Diagnoser(repository, streams or len(os.sched_getaffinity(0)), on_segment).run()
+    for segment in repository.folder.recoverable() if recovered else ():
+        with segment:
+            what = "it was left open, and no footer can name all that is relied on"
+            found.segments[segment.segment_id] = what
+    return found
 
 
 class _Diagnoser:

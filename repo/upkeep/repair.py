@@ -153,7 +153,10 @@ class _Repair:
     def run(self) -> RepairReport:
         """Diagnose, salvage, heal, mark."""
         self._report.diagnosis = found = diagnose(
-            self._repository, streams=self._streams, on_segment=self._tell_segment
+            self._repository,
+            recovered=not self._dry_run,
+            streams=self._streams,
+            on_segment=self._tell_segment,
         )
         if found.index and not self._dry_run:
             self._on_notice(f"{found.index}: building it anew from the segments")
@@ -187,7 +190,8 @@ class _Repair:
         numbers = [rows[i] for i in found.segments if i in rows and i not in dead]
         self._report.chunks_lost = forget_segments(places, self._repository, numbers)
         for segment_id in found.segments:
-            self._folder.set_segment_aside(segment_id, False)
+            for is_open in (True, False):
+                self._folder.set_segment_aside(segment_id, is_open)
             self._report.set_aside.append(f"segments/{segment_id[:1].hex()}/{segment_id.hex()}")
         # Whoever opened the index in between has found the segment again.
         again = [n for i in found.segments if i not in dead and (n := places.by_id(i)) is not None]

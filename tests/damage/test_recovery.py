@@ -105,12 +105,16 @@ def test_an_open_segment_cut_below_its_checkpoint_is_damage_not_loss(
     original, _, truth = killed
     for length in (HEADER_BYTES, HEADER_BYTES + 1, HEADER_BYTES + 5000):
         small = copy_of(original, tmp_path / "copy")
-        os.truncate(open_segment(small), length)
+        path = open_segment(small)
+        os.truncate(path, length)
         with small.open() as repository:
             (damage,) = verify(repository, level="structure").damages
             assert "cut short" in damage.what
             repository.recover()
+            assert list(small.path.glob("segments/*/*.open")) == []
             assert read_back(repository) == truth
+            lost = verify(repository, level="data", streams=1).damages
+            assert {damage.segment for damage in lost} == {path.name.removesuffix(".open")}
 
 
 def frame_ends(repository: Repository, ids: list[ChunkId]) -> list[int]:

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from repo import recovery
+from repo.closing import block_checksums
 from repo.errors import Damaged, RepositoryFailed
-from repo.format.frame import Record
+from repo.format.frame import HEAD_SEALED_BYTES, Record
 from repo.format.segment import HEADER_BYTES, FooterFrame
 from repo.index.environment import IndexUnusable
-from repo.recovery import block_checksums
+from repo.reader import Reader
 from repo.repository import Repository
 from repo.scanner import Contents, read_header, scan, walk
 from repo.sealer import Sealer, frame_bytes_max
@@ -27,6 +28,8 @@ from repo.storage.appender import BlockChecksums
 from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
 from repo.types import ChunkId, SegmentId
+from repo.upkeep.repair import repair
+from repo.upkeep.verify import verify
 from tests.repo import made
 
 
@@ -220,6 +223,115 @@ def test_an_open_segment_whose_header_rotted_is_left_for_verify(repository: Repo
     assert path.read_bytes()[21:] == data[21:]
 
 
+def chunks(reader: Reader, ids: list[ChunkId]) -> list[bytes]:
+    return [bytes(reader.chunk(chunk_id)) for chunk_id in ids]
+
+
+def flip(path: Path, *offsets: int) -> None:
+    """Turn a bit over at each of these places of a file."""
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", [10, HEAD_SEALED_BYTES + 10], ids=["head", "body"])
+def test_a_flipped_bit_in_a_killed_jobs_segment_costs_that_frame_only(
+    repository: Repository, tmp_path: Path, part: int
+) -> None:
+    contents = made.contents(12)
+    ids = stored(repository, contents, close=False)
+    segment_id, path = only_segment(repository)
+    second = look(path.read_bytes(), repository, segment_id, footer=False).frames[1]
+    size = path.stat().st_size
+    repository.close()
+    flip(path, second.offset + part)
+    notices: list[str] = []
+    with made.reopen(tmp_path) as again:
+        again._on_notice = notices.append
+        assert again.recover() == 1
+        assert "does not verify" in notices[0]
+        closed = again.folder.segment_path(segment_id)
+        assert closed.stat().st_size > size
+        reader = again.new_reader()
+        others = [
+            *zip(ids[:3], contents[:3], strict=True),
+            *zip(ids[6:], contents[6:], strict=True),
+        ]
+        assert [bytes(reader.chunk(chunk_id)) for chunk_id, _ in others] == [c for _, c in others]
+        with pytest.raises(Damaged):
+            reader.chunk(ids[3])
+        (damage,) = verify(again, level="data").damages
+        assert (damage.segment, damage.frame) == (segment_id.hex(), second.number)
+        assert again.rebuild_index() == ()  # the footer names all that the index held
+        (damage,) = verify(again, level="data").damages
+        report = repair(again)
+        assert (report.chunks_salvaged, report.chunks_lost) == (9, 3)
+        assert verify(again, level="data").damages == []
+
+
+def test_what_was_never_committed_behind_a_flipped_bit_is_cut_off(
+    repository: Repository, tmp_path: Path
+) -> None:
+    writer = repository.writer()
+    made.store(repository, writer, made.contents(12))
+    writer.abandon()
+    segment_id, path = only_segment(repository)
+    second = look(path.read_bytes(), repository, segment_id, footer=False).frames[1]
+    flip(path, second.offset + 100)
+    assert repository.recover() == 1
+    data = repository.folder.segment_path(segment_id).read_bytes()
+    assert len(look(data, repository, segment_id, footer=True).frames) == 1
+
+
+@pytest.mark.parametrize("left", [HEADER_BYTES, HEADER_BYTES + 1, -200])
+def test_a_segment_that_the_index_relies_on_is_kept_though_it_was_cut_short(
+    repository: Repository, tmp_path: Path, left: int
+) -> None:
+    contents = made.contents(12)
+    ids = stored(repository, contents, close=False)
+    segment_id, path = only_segment(repository)
+    os.truncate(path, left if left > 0 else path.stat().st_size + left)
+    good = len(look(path.read_bytes(), repository, segment_id, footer=False).frames)
+    assert repository.recover() == 1
+    assert list(repository.folder.segments()) == [(segment_id, False)]
+    assert {d.segment for d in verify(repository, level="data").damages} == {segment_id.hex()}
+    repair(repository)
+    assert verify(repository, level="data").damages == []
+    reader = repository.new_reader()
+    kept = 3 * good
+    assert [bytes(reader.chunk(chunk_id)) for chunk_id in ids[:kept]] == contents[:kept]
+    assert repository.places.known(chunk_id[:16] for chunk_id in ids[kept:]) == set()
+
+
+def test_without_its_index_a_flipped_bit_costs_that_frame_only_as_well(
+    repository: Repository, tmp_path: Path
+) -> None:
+    contents = made.contents(12)
+    ids = stored(repository, contents, close=False)
+    segment_id, path = only_segment(repository)
+    second = look(path.read_bytes(), repository, segment_id, footer=False).frames[1]
+    repository.close()
+    shutil.rmtree(repository.index_path)
+    flip(path, second.offset + 10, second.offset + 100)
+    before = path.read_bytes()
+    others = contents[:3] + contents[6:]
+    for _ in range(2):
+        with made.reopen(tmp_path) as again:
+            again.recover()
+            assert path.read_bytes() == before  # what lies between can be put into no footer
+            reader = again.new_reader()
+            assert chunks(reader, ids[:3] + ids[6:]) == others
+            assert again.places.known(chunk_id[:16] for chunk_id in ids[3:6]) == set()
+    with made.reopen(tmp_path) as again:
+        report = repair(again)
+        assert report.chunks_salvaged == 9
+        assert not path.exists()
+        reader = again.new_reader()
+        assert chunks(reader, ids[:3] + ids[6:]) == others
+
+
 def test_the_segment_of_a_living_writer_is_left_alone(repository: Repository) -> None:
     writer = repository.writer()
     contents = made.contents(6)
@@ -349,8 +461,9 @@ def test_a_rebuild_tells_damage_and_keeps_what_verifies(repository: Repository) 
     (damage,) = repository.rebuild_index()
     assert segment_id.hex() in damage.where
     reader = repository.new_reader()
-    assert [bytes(reader.chunk(chunk_id)) for chunk_id in ids[:6]] == contents[:6]
-    assert repository.places.known(chunk_id[:16] for chunk_id in ids[6:]) == set()
+    others = [i for i in range(12) if i not in (6, 7, 8)]
+    assert [bytes(reader.chunk(ids[i])) for i in others] == [contents[i] for i in others]
+    assert repository.places.known(chunk_id[:16] for chunk_id in ids[6:9]) == set()
 
 
 def test_a_segment_that_cannot_be_read_does_not_keep_the_others_back(
