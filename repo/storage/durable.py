@@ -141,22 +141,34 @@ def link_new(temporary: str, path: str | os.PathLike[str]) -> None:
     fsync_directory(os.path.dirname(os.path.abspath(path)))
 
 
+@contextmanager
+def _complete_file(
+    what: str, folder: str | os.PathLike[str], name: str, data: bytes
+) -> Iterator[str]:
+    """A synced file of this content under a temporary name, for the block to put at `name`.
+
+    Its lock is held inside. When anything fails the temporary name is removed, and an OSError is
+    told as RepositoryFailed.
+    """
+    with repository_io(what, os.path.join(folder, name)):
+        fd, temporary = create_temporary(folder)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+            yield temporary
+        except BaseException:
+            discard_temporary(fd, temporary)
+            raise
+        os.close(fd)
+
+
 def replace(folder: str | os.PathLike[str], name: str, data: bytes) -> None:
     """Puts a file with this content in the place of `name`, durably; before, the old one stays.
 
     Raises RepositoryFailed.
     """
-    path = os.path.join(folder, name)
-    with repository_io("cannot replace a file of the repository", path):
-        fd, temporary = create_temporary(folder)
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-            os.rename(temporary, path)
-        except BaseException:
-            discard_temporary(fd, temporary)
-            raise
-        os.close(fd)
+    with _complete_file("cannot replace a file of the repository", folder, name, data) as temporary:
+        os.rename(temporary, os.path.join(folder, name))
         fsync_directory(folder)
 
 
@@ -171,22 +183,14 @@ def replace_existing(folder: str | os.PathLike[str], name: str, data: bytes) -> 
     Names are exchanged, so that a file which somebody removes meanwhile does not come back.
     Raises RepositoryFailed.
     """
-    path = os.path.join(folder, name)
-    with repository_io("cannot replace a file of the repository", path):
-        fd, temporary = create_temporary(folder)
+    with _complete_file("cannot replace a file of the repository", folder, name, data) as temporary:
         try:
-            write_all(fd, data)
-            os.fsync(fd)
-            _exchange(temporary, path)
-            fsync_directory(folder)
+            _exchange(temporary, os.path.join(folder, name))
         except FileNotFoundError:
-            discard_temporary(fd, temporary)
+            os.unlink(temporary)
             return False
-        except BaseException:
-            discard_temporary(fd, temporary)
-            raise
+        fsync_directory(folder)
         os.unlink(temporary)  # by now the old one
-        os.close(fd)
     return True
 
 
@@ -212,17 +216,8 @@ def write_new(folder: str | os.PathLike[str], name: str, data: bytes) -> None:
     Order: temporary name, write, fsync, link without replacing, directory fsync. When this
     returns, the file survives a power cut. Raises RepositoryFailed, also when the name is taken.
     """
-    path = os.path.join(folder, name)
-    with repository_io("cannot write a file of the repository", path):
-        fd, temporary = create_temporary(folder)
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-            link_new(temporary, path)
-        except BaseException:
-            discard_temporary(fd, temporary)
-            raise
-        os.close(fd)
+    with _complete_file("cannot write a file of the repository", folder, name, data) as temporary:
+        link_new(temporary, os.path.join(folder, name))
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
