@@ -94,13 +94,15 @@ class Forced:
 class Foundation:
     """What a source's ingest builds on: a plan from a base, and what unfinished runs have read.
 
-    `base` is None when there is none; then there is no plan either.
+    `base` is None when there is none; then there is no plan either. `plan_seconds`: how long it
+    took to find out what changed.
     """
 
     base: BaseTree | None = None
     plan: Plan | None = None
     unfinished: Sequence[BaseTree] = ()
     forced: Forced = field(default_factory=Forced)
+    plan_seconds: float = 0.0
 
     @property
     def exact(self) -> bool:

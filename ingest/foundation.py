@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from ingest.base import (
@@ -47,7 +48,9 @@ def found(
         )
         return Foundation()
     unfinished = unfinished_of(repository, source_id, usable[0] if usable else None)
+    started = time.monotonic()
     planned = plan_for(usable, selection, snapshot, root_fd, on_notice=on_notice)
+    plan_seconds = time.monotonic() - started
     forced = _forced(repository, planned, unfinished, on_notice)
     if forced is None and planned is not None and planned.plan.verdict is Verdict.EXACT:
         on_notice(f"{planned.plan.kind}: the base has too many problems: comparing every file")
@@ -65,6 +68,7 @@ def found(
         plan=planned and planned.plan,
         unfinished=[BaseTree(point, tree, limit_of(point, snapshot)) for point in unfinished],
         forced=forced,
+        plan_seconds=plan_seconds,
     )
 
 

@@ -37,7 +37,8 @@ __all__ = ["LEVELS_AUTO", "IngestRequest", "IngestSummary", "cores", "ingest"]
 @dataclass(frozen=True, kw_only=True)
 class IngestSummary:
     """What came of it. Sizes in bytes; `failed` are sources that could not be read at all,
-    `hooks_failed` counts hooks that did not end well while the points were published.
+    `hooks_failed` counts hooks that did not end well while the points were published,
+    `plan_seconds` is the time spent on finding out what changed.
     """
 
     points: Sequence[Point]
@@ -54,6 +55,7 @@ class IngestSummary:
     verdict: str
     streams: int
     seconds: float
+    plan_seconds: float = 0.0
     failed: Sequence[str] = ()
     hooks_failed: int = 0
 
@@ -344,6 +346,7 @@ def _summary(
         verdict=weakest.verdict,
         streams=job.streams_used,
         seconds=state.seconds,
+        plan_seconds=sum(source.foundation.plan_seconds for source in sources),
         failed=failed,
         hooks_failed=hooks_failed,
     )

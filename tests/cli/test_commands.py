@@ -29,6 +29,8 @@ SUMMARY_KEYS = [
     "verdict",
     "streams",
     "seconds",
+    "plan_seconds",
+    "files_audited",
 ]
 
 

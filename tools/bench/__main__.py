@@ -66,6 +66,12 @@ def default_work() -> Path:
 @click.option(
     "--chunks", type=click.IntRange(1), default=1_000_000, help="Chunks for the case index."
 )
+@click.option(
+    "--files",
+    type=click.IntRange(1),
+    default=100_000,
+    help="Files of the trees for the cases increment and move (100,000).",
+)
 @click.option("--pss/--no-pss", default=True, help="One more run each to sample peak memory.")
 @click.option("--keep", is_flag=True, help="Leave the repositories where they are.")
 @click.option(
@@ -75,8 +81,11 @@ def main(**options: object) -> None:
     """Run this project and its peers on the same work, in turn, and compare.
 
     Cases: ingest, ingest-again, restore, mount-find, mount-tar, mount-sequential, list and index
-    (all of these when none is named); diff, merge, prune and aged, which take long: they make a
-    history of up to 30 backups first. Machines are noisy: only the ratios of one run count.
+    (all of these when none is named); and such as take long: diff, merge, prune and aged make a
+    history of up to 30 backups first; resume kills a first backup after 30, 60 and 90 % and tells
+    what the next one reads again; increment (100 changes in --files files, and in ten times as
+    many) and move (a folder with a tenth of them) back up a btrfs that they make in an image, as
+    root, and leave the input alone. Machines are noisy: only the ratios of one run count.
 
     Times hold from the start of a command to its end; a mount is timed from the moment that it
     answers. Ours is opened by a key file, while restic and borg derive a key from a password at

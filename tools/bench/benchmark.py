@@ -43,6 +43,7 @@ class Choices:
     against_args: str | None
     runs: int
     chunks: int
+    files: int
     pss: bool
     keep: bool
     json_file: Path | None
@@ -58,7 +59,9 @@ def run_benchmark(choices: Choices, console: Console, say: Say) -> int:
     with workshop(work, keep=choices.keep, say=say) as area:
         contenders = _contenders(choices, area, say)
         source = _source(choices, work, say)
-        cases = find_cases(choices.cases, source, chunks=choices.chunks, say=say)
+        cases = find_cases(
+            choices.cases, source, chunks=choices.chunks, files=choices.files, say=say
+        )
         _check_space(source, work, contenders, say)
         report = Report(
             machine=this_machine(work),

@@ -14,7 +14,8 @@ class Run:
     """One run of a case by one contender.
 
     moved_bytes: content the work went over, for the throughput; None where that says nothing.
-    remark: what was not as it should be though the program called it success.
+    remark: what was not as it should be though the program called it success. words: what else
+    there is to say of it.
     """
 
     measured: Measurement
@@ -22,7 +23,12 @@ class Run:
     files: int | None = None
     stored_bytes: int | None = None
     remark: str = ""
+    words: str = ""
     facts: dict[str, object] = field(default_factory=dict)
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Case:
 
     needs_repository: only a contender that keeps one can do it. alone: only the first contender
     does it. reads_source: the source is to be warm. short: it needs more runs than asked for, and
-    ends before its memory could be sampled.
+    ends before its memory could be sampled. end: gives up what the attempts have made.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Case:
     alone: bool = False
     reads_source: bool = False
     short: bool = False
+    end: Callable[[], None] = _nothing
 
 
 def tool_of(contender: Contender) -> BackupTool:

@@ -15,8 +15,10 @@ from tools.bench import history
 from tools.bench.case import Case, Run, tool_of
 from tools.bench.command import Command
 from tools.bench.contender import BackupTool, Contender, remove_tree
+from tools.bench.increment import increment_cases, move_cases
 from tools.bench.inputs import Census, Say, Source, take_census
 from tools.bench.measure import Measurement, Meter
+from tools.bench.resumption import resume_cases
 from tools.cli import human
 
 CASE_NAMES = (
@@ -32,10 +34,13 @@ CASE_NAMES = (
     "merge",
     "prune",
     "aged",
+    "resume",
+    "increment",
+    "move",
 )
-"""Those about the history of a source come last: they take long, and are played when named."""
+"""Those from `diff` on take long, and are played when named."""
 
-_WHEN_NAMED = frozenset({"diff", "merge", "prune", "aged"})
+_WHEN_NAMED = frozenset(CASE_NAMES[CASE_NAMES.index("diff") :])
 SEQUENTIAL_BYTES_LEAST = 64 * MIB
 _SEQUENTIAL_FILES = 2
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -209,10 +214,12 @@ def _sequential_cases(source: Source, say: Say) -> list[Case]:
     ]
 
 
-def find_cases(names: Sequence[str], source: Source, *, chunks: int, say: Say) -> list[Case]:
+def find_cases(
+    names: Sequence[str], source: Source, *, chunks: int, files: int, say: Say
+) -> list[Case]:
     """The cases of these names, in the order of CASE_NAMES; without names those that are short.
 
-    chunks: how many go through the index layer.
+    chunks: how many go through the index layer. files: of the trees of `increment` and `move`.
     """
     made = {
         "ingest": [
@@ -241,6 +248,9 @@ def find_cases(names: Sequence[str], source: Source, *, chunks: int, say: Say) -
             Case(f"aged {state}", partial(history.aged_read, source, state=state), alone=True)
             for state in history.STATES
         ],
+        "resume": resume_cases(source),
+        "increment": increment_cases(files),
+        "move": move_cases(files),
     }
     wanted = [
         name for name in CASE_NAMES if name in names or (not names and name not in _WHEN_NAMED)

@@ -72,6 +72,15 @@ class Report:
         )
         return list(dict.fromkeys(found))
 
+    def words(self) -> list[str]:
+        """What there is to say of the last run of each."""
+        return [
+            f"{result.case}: {entry.contender}: {entry.runs[-1].words}"
+            for result in self.results
+            for entry in result.entries
+            if entry.runs and entry.runs[-1].words
+        ]
+
     def ratios(self, result: Result) -> dict[str, Ratio]:
         """The first contender beside each other one, by its name."""
         reference, *others = result.entries or [Entry("")]
@@ -154,8 +163,8 @@ def print_report(report: Report, console: Console) -> None:
         highlight=False,
     )
     console.print(_table(report, wide=console.width >= _WIDE))
-    for line in _targets(report):
-        console.print(line, highlight=False)
+    for line in (*report.words(), *_targets(report)):
+        console.print(line, highlight=False, markup=False)
     for line in report.remarks():
         console.print(f"note: {line}", highlight=False, style="yellow", markup=False)
     for line in report.failed():
@@ -215,6 +224,7 @@ def _shown(value: float | None, form: Callable[[float], str]) -> str | None:
 def _targets(report: Report) -> Iterator[str]:
     """How the figures stand to the targets, which are stated for known inputs and restic."""
     name = report.source.name
+    yield from _increment_targets(report)
     for result in report.results:
         ratio = report.ratios(result).get("restic")
         speed = targets.SPEED.get((name, result.case))
@@ -240,3 +250,25 @@ def _targets(report: Report) -> Iterator[str]:
                 f"aim {human.size(aim)}: "
                 f"{targets.verdict(targets.INGEST_PSS, peak, at_most=True)}"
             )
+
+
+def _increment_targets(report: Report) -> Iterator[str]:
+    """How long one more backup took after a little change, and whether that follows the change."""
+    found: list[float] = []
+    for result in report.results:
+        if not result.case.startswith(("increment ", "move ")) or not result.entries[0].counts:
+            continue
+        seconds = summarise(result.entries[0]).seconds
+        target = targets.INCREMENT_SECONDS
+        yield (
+            f"{result.case}: {seconds:.2f} s, at most {target.least:g} s, aim {target.aim:g} s: "
+            f"{targets.verdict(target, seconds, at_most=True)}"
+        )
+        if result.case.startswith("increment "):
+            found.append(seconds)
+    if len(found) == 2:
+        most = targets.INCREMENT_GROWTH
+        yield (
+            f"increment: {found[1] / found[0]:.2f} times as long with ten times the files, at most "
+            f"{most.least:g}: {targets.verdict(most, found[1] / found[0], at_most=True)}"
+        )

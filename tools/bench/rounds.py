@@ -60,6 +60,22 @@ def play(
     that fails is out of this case; the others go on. With memory, each does one further run in
     which its memory is sampled and its time is not kept.
     """
+    try:
+        _play(case, contenders, result, runs=runs, memory=memory, folder=folder, say=say)
+    finally:
+        case.end()
+
+
+def _play(
+    case: Case,
+    contenders: Sequence[Contender],
+    result: Result,
+    *,
+    runs: int,
+    memory: bool,
+    folder: Path,
+    say: Say,
+) -> None:
     able = [
         contender
         for contender in (contenders[:1] if case.alone else contenders)

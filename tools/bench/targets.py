@@ -33,6 +33,12 @@ STORED_SHARE = Target(0.9, 0.8)
 INGEST_PSS = Target(400 * MIB, 250 * MIB)
 """Peak memory of all processes of an ingest, bytes: at most."""
 
+INCREMENT_SECONDS = Target(0.6, 0.3)
+"""The whole command on btrfs after 100 changes, or after a folder was moved: at most."""
+
+INCREMENT_GROWTH = Target(1.2, 1.2)
+"""The same with ten times the files, by the first: at most."""
+
 
 def verdict(target: Target, value: float, *, at_most: bool = False) -> str:
     """Whether a value reaches the aim, the target, or neither."""

@@ -296,4 +296,6 @@ def as_json(summary: IngestSummary) -> dict[str, Any]:
         "verdict": summary.verdict,
         "streams": summary.streams,
         "seconds": round(summary.seconds, 3),
+        "plan_seconds": round(summary.plan_seconds, 4),
+        "files_audited": summary.files_audited,
     }
