@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from ingest.changes.changesource import Plan, Verdict
 from ingest.channel import Run
+from ingest.lacking import Lacking
 from ingest.snapshots.snapshot import Snapshot
 from ingest.task import BaseRun, Path
 from repo.format.manifest import Point, Problem, parse_problems
@@ -103,6 +104,8 @@ class Foundation:
     unfinished: Sequence[BaseTree] = ()
     forced: Forced = field(default_factory=Forced)
     plan_seconds: float = 0.0
+    lacking: Lacking | None = None
+    """While the index is in doubt: asked for files of which content is missing."""
 
     @property
     def exact(self) -> bool:

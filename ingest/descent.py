@@ -23,6 +23,7 @@ from ingest.audit import ONE_OF
 from ingest.base import BaseDirectory, BaseEntry, Foundation
 from ingest.changes.changesource import Changes
 from ingest.channel import Directory, Listed, Run
+from ingest.lacking import Lacking
 from ingest.planner import Work
 from ingest.task import BaseRun, Comparison, ListTask, PartTask, Path, RangeTask, Task
 from repo.errors import Damaged
@@ -62,7 +63,7 @@ class Descent:
         self._on_notice = on_notice
         self._missing: dict[int, BaseEntry] = {}
         self._put_off: list[Work] = []
-        self._damaged = False
+        self._damaged = self._lack = False
         base = foundation.base
         self._probe_ns = base.point.created_ns if base is not None else 0
 
@@ -279,20 +280,34 @@ class Descent:
             return None
         changes = self._changes(directory, self._own(directory), None)
         exact = changes is not None
+        forced = self._foundation.forced.names(directory.path)
         try:
             runs = [
                 run
                 for each in loaded
                 for run in each.runs(first, last, exact=exact and each is directory.own)
             ]
+            if self._foundation.lacking is not None:
+                forced |= self._lacking(self._foundation.lacking, runs)
         except Damaged as damage:
             self._tell(damage)
             return None
         return Comparison(
             tuple(runs),
             changed=tuple(changes.names) if changes is not None else (),
-            forced=tuple(self._foundation.forced.names(directory.path)),
+            forced=tuple(forced),
         )
+
+    def _lacking(self, lacking: Lacking, runs: Sequence[BaseRun]) -> frozenset[bytes]:
+        """The names in these runs that must be read, for content of them is missing."""
+        names = lacking.names(run.entries for run in runs)
+        if names and not self._lack:
+            self._lack = True
+            self._on_notice(
+                "content of files that did not change is missing from the repository: they are "
+                "read again (`repo repair` marks the points that lack it)"
+            )
+        return names
 
     def _list_task(self, directory: PendingDirectory, *, probe: bool = False) -> ListTask:
         above = directory.above

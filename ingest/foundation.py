@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from ingest.base import (
     FORCED_MAX,
@@ -18,6 +19,7 @@ from ingest.base import (
 from ingest.changes.changesource import Verdict
 from ingest.changes.registry import Planned, plan_for
 from ingest.changes.walk import Walk
+from ingest.lacking import Lacking
 from ingest.snapshots.snapshot import Snapshot
 from repo.errors import Damaged
 from repo.format.manifest import Point, Problem
@@ -51,11 +53,17 @@ def found(
     started = time.monotonic()
     planned = plan_for(usable, selection, snapshot, root_fd, on_notice=on_notice)
     plan_seconds = time.monotonic() - started
+    in_doubt = repository.in_doubt
+    if in_doubt and _is_exact(planned):
+        on_notice(
+            f"{planned.plan.kind}: the index was built anew, and nobody has looked yet whether it "
+            "lacks anything: comparing every file (`repo verify` ends that)"
+        )
+        planned = _walk_instead(planned, usable[0], snapshot, root_fd)
     forced = _forced(repository, planned, unfinished, on_notice)
-    if forced is None and planned is not None and planned.plan.verdict is Verdict.EXACT:
+    if forced is None and _is_exact(planned):
         on_notice(f"{planned.plan.kind}: the base has too many problems: comparing every file")
-        planned.plan.close()
-        planned = Planned(usable[0], Walk().plan(usable[0], snapshot, root_fd))
+        planned = _walk_instead(planned, usable[0], snapshot, root_fd)
         forced = _forced(repository, planned, unfinished, on_notice)
     if forced is None:
         on_notice("the base cannot be relied on: everything is read")
@@ -69,7 +77,17 @@ def found(
         unfinished=[BaseTree(point, tree, limit_of(point, snapshot)) for point in unfinished],
         forced=forced,
         plan_seconds=plan_seconds,
+        lacking=Lacking(repository.places, tree) if in_doubt else None,
     )
+
+
+def _is_exact(planned: Planned | None) -> TypeGuard[Planned]:
+    return planned is not None and planned.plan.verdict is Verdict.EXACT
+
+
+def _walk_instead(planned: Planned, newest: Point, snapshot: Snapshot, root_fd: int) -> Planned:
+    planned.plan.close()
+    return Planned(newest, Walk().plan(newest, snapshot, root_fd))
 
 
 def is_base(point: Point) -> bool:

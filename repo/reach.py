@@ -29,6 +29,8 @@ from repo.types import CHUNK_KEY_BYTES, ChunkId
 
 _HOLE_KEY: Final = HOLE[:CHUNK_KEY_BYTES]
 _ROW: Final = EXTENT_ROW.size
+_OF_MARKED: Final = b"marked"
+"""Stands behind the keys of nodes that were met in a point with losses."""
 
 OnKeys = Callable[[Sequence[bytes]], None]
 """Told chunk keys, those of a node's entries together; a key may come again."""
@@ -46,11 +48,14 @@ class Reach:
         self.nodes = 0
 
     def point(self, point: Point) -> None:
-        """Tell every chunk that a point relies on. Raises Damaged, naming the point."""
+        """Tell every chunk that a point relies on. Raises Damaged, naming the point.
+
+        Of one that is marked, chunks that are not there are left out: it is known to lack them.
+        """
         self._with_losses = bool(point.loss.noted_ns)
         lists = (*point.problems, *point.loss.lists)
         try:
-            self._on_keys([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in lists])
+            self._tell([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in lists])
             self._tree(point.root.node)
         except Damaged as damage:
             raise Damaged(
@@ -62,7 +67,7 @@ class Reach:
 
     def _tree(self, root: bytes) -> None:
         stack: list[Iterator[bytes]] = [iter((root,))]
-        self._on_keys((root[:CHUNK_KEY_BYTES],))
+        self._tell((root[:CHUNK_KEY_BYTES],))
         while stack:
             node = next(stack[-1], None)
             if node is None:
@@ -76,9 +81,19 @@ class Reach:
         key = chunk_id[:CHUNK_KEY_BYTES]
         if key in self._seen:
             return False
+        if self._with_losses:  # what is below it is told in part: a whole point tells it again
+            key += _OF_MARKED
+            if key in self._seen:
+                return False
         self._seen.add(key)
         self.nodes += 1
         return True
+
+    def _tell(self, keys: Sequence[bytes]) -> None:
+        if self._with_losses:
+            there = self._reader.find_many(keys)
+            keys = [key for key in keys if key in there]
+        self._on_keys(keys)
 
     def _chunk(self, chunk_id: bytes) -> memoryview | None:
         """A node or page; None when it is one that the point is known to have lost."""
@@ -105,7 +120,7 @@ class Reach:
         if not run.pages:
             self._entries(run.entries, below, where)
             return
-        self._on_keys([page.id[:CHUNK_KEY_BYTES] for page in run.pages])
+        self._tell([page.id[:CHUNK_KEY_BYTES] for page in run.pages])
         for page in run.pages:
             # A page that was seen may have been seen in a walk that is over: so were its nodes.
             if self._new(page.id):
@@ -129,7 +144,7 @@ class Reach:
         if _HOLE_KEY in keys:
             keys = [key for key in keys if key != _HOLE_KEY]
         if keys:
-            self._on_keys(keys)
+            self._tell(keys)
 
     def _extent_pages(self, page_ids: Sequence[bytes], level: int) -> None:
         for page_id in page_ids:
@@ -141,6 +156,6 @@ class Reach:
                 continue
             rows = parse_extent_page(data, level, where=where)
             ids = [extent.id for extent in rows if not extent.is_hole]
-            self._on_keys([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in ids])
+            self._tell([chunk_id[:CHUNK_KEY_BYTES] for chunk_id in ids])
             if level:
                 self._extent_pages(ids, level - 1)

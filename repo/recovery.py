@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from repo.errors import Damaged, RepositoryFailed
 from repo.index.condemned import Condemned
+from repo.index.doubt import cast_doubt
 from repo.index.environment import Environment, IndexUnusable, Transaction
 from repo.index.places import Places
 from repo.keys import Keys
@@ -90,11 +91,15 @@ def add_segments(
     """Put closed segments into the index; a damaged footer is replaced by a search for frames.
 
     Returns the damage met, a failed read among it: such a segment is in the index with what
-    verifies of it, or not at all, and then the next start tries it again.
+    verifies of it, or not at all, and then the next start tries it again. The index is in doubt
+    then.
     """
     damages: list[Damaged] = []
     for segment_id in segment_ids:
+        met = len(damages)
         found = _contents(fetcher, keys, segment_id, damages)
+        if len(damages) > met:
+            cast_doubt(environment)  # before the segment counts as known
         if found is not None:
             _add(places, environment, segment_id, found, fetcher=fetcher)
         on_segment()
@@ -219,6 +224,8 @@ def _build(folder: Folder, keys: Keys, path: Path, on_segment: OnSegment) -> tup
             on_segment(done, len(segment_ids))
 
         places = Places(environment)
+        if any(folder.points()) or any(folder.points(unfinished=True)):
+            cast_doubt(environment)
         damages = add_segments(places, environment, fetcher, keys, segment_ids, step)
         for segment_id in [i for i, is_open in listing if is_open]:
             _add_open(places, environment, fetcher, keys, segment_id)

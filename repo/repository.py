@@ -21,6 +21,7 @@ from repo.format.keyslot import KdfCost, KeySlot
 from repo.format.manifest import Point
 from repo.format.node import Entry
 from repo.index.condemned import Condemned
+from repo.index.doubt import in_doubt
 from repo.index.environment import Environment, IndexUnusable
 from repo.index.location import index_folder
 from repo.index.places import Places
@@ -370,6 +371,11 @@ class Repository:
         """Build the index anew from the segments. Returns the damage met on the way."""
         self.close()
         return recovery.rebuild(self.folder, self.keys, self.index_path, on_segment)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether points may rely on chunks that the index lacks, and nobody has looked yet."""
+        return in_doubt(self.environment)
 
     @property
     def places(self) -> Places:

@@ -123,7 +123,10 @@ class Tree:
         """The entries of a directory with names above `after`, in the order of names."""
         if not directory.node:
             return iter(())
-        node = self.node(directory)
+        return self.entries_of(self.node(directory), after=after)
+
+    def entries_of(self, node: Node, *, after: bytes = b"") -> Iterator[Entry]:
+        """The same of a node."""
         runs = (self._run(run, after) for run in (node.joined, node.listed) if run.total)
         return heapq.merge(*runs, key=attrgetter("name"))
 

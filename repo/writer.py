@@ -15,6 +15,7 @@ from repo.errors import Damaged, JobFailed
 from repo.format.header import Header
 from repo.format.manifest import Point
 from repo.index.condemned import Condemned
+from repo.index.doubt import in_doubt
 from repo.index.environment import Environment, IndexUnusable, Transaction
 from repo.index.places import Places
 from repo.index.scratch import Scratch
@@ -246,13 +247,17 @@ class Writer:
         """Make a point visible. Everything it relies on must have been committed and closed.
 
         When garbage collection has condemned chunks since this writer began, what the point
-        relies on is looked at again, and revived where it was condemned. Raises JobFailed when
-        something is gone for good.
+        relies on is looked at again, and revived where it was condemned; also while the index is
+        in doubt. Raises JobFailed when something is gone for good.
         """
+        self._publish(point, looked=not in_doubt(self._environment))
+
+    def _publish(self, point: Point, *, looked: bool) -> None:
         while True:
             condemnations = self._condemned.condemnations()
-            if condemnations != self._condemnations:
+            if condemnations != self._condemnations or not looked:
                 self._verify(point)
+                looked = True
                 self._condemnations = condemnations
             if self._link(point):
                 return
@@ -290,11 +295,12 @@ class Writer:
             gone: set[bytes] = set()
             if lost:
                 gone = self._environment.write(lambda txn: self._condemned.revive(txn, lost))
-            if gone and not point.loss.noted_ns:  # a marked one names what is nowhere
+            if gone:
                 raise JobFailed(
                     f"{len(gone)} chunks that this point relies on are gone",
-                    where=point.source_path,
-                    next_step="run the same command again: what is missing is stored anew",
+                    where=point.source_path or point.source_id,
+                    next_step="run the same command again: what is missing is stored anew; where "
+                    "it was taken over from points, `repo repair` first marks what they lack",
                 )
             waiting.clear()
 
@@ -321,9 +327,10 @@ class Writer:
         """Keep the checkpoint of a run: what its tree relies on must have been committed.
 
         It may outlive the run and be a base later. So what it took over from a point that has been
-        forgotten meanwhile is brought back to life as for a point that is published.
+        forgotten meanwhile is brought back to life as for a point that is published. A doubt of the
+        index waits: who takes it for a base looks, too.
         """
-        self.publish(point)
+        self._publish(point, looked=True)
 
     def abandon(self) -> None:
         """After a failure: what was committed stays, open segments wait for recovery."""

@@ -355,8 +355,12 @@ class Environment:
     def take(self, name: bytes, txn: Transaction) -> int:
         """The value of a counter before it is raised by one."""
         value = self.counter(name, txn)
-        txn.put(name, _COUNTER.pack(value + 1), db=self._tables[META])
+        self.set_counter(name, value + 1, txn)
         return value
+
+    def set_counter(self, name: bytes, value: int, txn: Transaction) -> None:
+        """Give a counter a value."""
+        txn.put(name, _COUNTER.pack(value), db=self._tables[META])
 
     # Size and end
 

@@ -239,7 +239,7 @@ class _Job:
             self._report()
             with side(ORIGIN):
                 base = there.base(point, self._origin)
-            if base is not None:
+            if base is not None and not self._target.in_doubt:
                 pairing.learn(point.root, base[0].root, base[1].root)
             covered = transfer.figures.covered
             new, stored, began = transfer.figures.new, writer.written, time.monotonic()

@@ -32,7 +32,8 @@ class Damage:
     where: the file of the repository, below its folder. segment: id in hex, "" when it is none
     of a segment. offset: bytes from the start of that file. paths: from the root of the point,
     as `os.fsdecode` gives them, "." for the root itself. Lists are capped at `NAMED_MAX`;
-    `paths_total` counts a file once for each point that it is damaged in.
+    `paths_total` counts a file once for each point that it is damaged in. unfinished: the
+    checkpoints of runs that have not ended which rely on it, by id; they are no points.
     """
 
     what: str
@@ -45,6 +46,7 @@ class Damage:
     points_total: int = 0
     paths: list[str] = field(default_factory=list)
     paths_total: int = 0
+    unfinished: list[str] = field(default_factory=list)
     _point: str = field(default="", init=False, repr=False)
     _path: bytes | None = field(default=None, init=False, repr=False)
 
@@ -65,6 +67,16 @@ class Damage:
         name = os.fsdecode(path or b".")
         if len(self.paths) < NAMED_MAX and name not in self.paths:
             self.paths.append(name)
+
+    def hit_unfinished(self, point: str) -> None:
+        """Note that the checkpoint of a run relies on this place."""
+        if point not in self.unfinished and len(self.unfinished) < NAMED_MAX:
+            self.unfinished.append(point)
+
+    @property
+    def hits(self) -> bool:
+        """Whether anybody relies on this place."""
+        return bool(self.points_total or self.unfinished)
 
 
 class Findings:
@@ -183,7 +195,7 @@ class Findings:
 
     def told(self) -> list[Damage]:
         """All damage, without the missing chunks of which each point that suffers says so."""
-        return [d for d in self.damages if d is not self._missing or d.points_total]
+        return [d for d in self.damages if d is not self._missing or d.hits]
 
     def at(self, chunk_id: bytes, segment_id: SegmentId, place: Place) -> Damage | None:
         """The known damage that a chunk at this place suffers from."""

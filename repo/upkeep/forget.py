@@ -176,6 +176,33 @@ def forget(
     return done
 
 
+def unfinished_named(repository: Repository, spec: str) -> PointId | None:
+    """The checkpoint that is meant by the beginning of its id; None when a point is, or nothing.
+
+    Its manifest may be damaged. Raises UsageError when several begin so.
+    """
+    folder = repository.folder
+    ids = [i for i in folder.points(unfinished=True) if i.hex().startswith(spec)] if spec else []
+    if not ids or any(i.hex().startswith(spec) for i in folder.points()):
+        return None
+    if len(ids) > 1:
+        raise UsageError(
+            f"{len(ids)} unfinished points begin with this",
+            where=spec,
+            next_step="give more digits",
+        )
+    return ids[0]
+
+
+def drop_unfinished(repository: Repository, point_ids: Iterable[PointId]) -> None:
+    """Remove the checkpoints of runs, for good: the next run of the source reads what they held.
+
+    A run that is still at work writes its next one all the same. Raises RepositoryFailed.
+    """
+    for point_id in point_ids:
+        repository.folder.remove_point(point_id, unfinished=True)
+
+
 def forgotten(
     repository: Repository, on_damage: Callable[[Damaged], None] | None = None
 ) -> list[Point]:

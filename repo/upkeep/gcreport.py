@@ -26,12 +26,14 @@ class GcReport:
     took before, as far as frames tell; `bytes_dead_left`: what they still take in segments that are
     mostly alive. `bytes_held_back`: in retired segments that `holders` (leases: purpose and
     process) may still read, to go with the next run. `chunks_lost`: chunks that points rely on and
-    that nothing holds, which is damage. `reserve_bytes`: free space that this run needs at most.
+    that nothing holds, which is damage; what `points_marked` say they have lost is not among them.
+    `reserve_bytes`: free space that this run needs at most.
     """
 
     dry_run: bool
     points: int = 0
     points_removed: int = 0
+    points_marked: int = 0
     chunks_alive: int = 0
     chunks_dead: int = 0
     chunks_lost: int = 0

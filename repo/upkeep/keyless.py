@@ -83,10 +83,13 @@ class _Keyless:
         for point_id in self._folder.points():
             self._files.point(point_id, self._point)
             count += 1
+        for point_id in self._folder.points(unfinished=True):
+            self._files.checkpoint(point_id, partial(self._point, unfinished=True))
         return count
 
-    def _point(self, point_id: PointId) -> None:
-        file = PointFile.parse(self._folder.read_point(point_id), where="")
+    def _point(self, point_id: PointId, *, unfinished: bool = False) -> None:
+        data = self._folder.read_point(point_id, unfinished=unfinished)
+        file = PointFile.parse(data, where="")
         if file.point_id != point_id:
             raise Damaged("a point lies under another's name")
         self._check_owner(file.repository_id, "a point")

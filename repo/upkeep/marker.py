@@ -41,6 +41,8 @@ class Marker:
         self._left_out = left_out
         self._on_point = on_point
         self._marked: set[PointKey] = set()
+        self.with_losses = 0
+        """How many of them say that content of theirs is lost."""
 
     @property
     def points(self) -> int:
@@ -54,11 +56,13 @@ class Marker:
         then what is relied on.
         """
         new = 0
-        while waiting := list(self._unmarked()):
+        # Points with losses last: what they share with whole ones is told already.
+        while waiting := sorted(self._unmarked(), key=lambda one: one[1].loss.noted_ns > 0):
             for done, (key, point) in enumerate(waiting):
                 self._on_point(done, len(waiting))
                 self._reach.point(point)
                 self._marked.add(key)
+                self.with_losses += bool(point.loss.noted_ns)
                 new += 1
         return new
 

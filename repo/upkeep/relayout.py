@@ -64,7 +64,7 @@ class RelayoutFigures(NamedTuple):
 
     `frames` and `frames_bytes`: what had to be opened to read `bytes` of chunks in restore order,
     window by window. `chunks_rewritten` and `bytes_rewritten`: what got new places; with a
-    rehearsal what would.
+    rehearsal what would. `chunks_lost`: what marked points lack, as far as it was met.
     """
 
     bytes: int = 0
@@ -72,6 +72,7 @@ class RelayoutFigures(NamedTuple):
     frames_bytes: int = 0
     chunks_rewritten: int = 0
     bytes_rewritten: int = 0
+    chunks_lost: int = 0
 
 
 class _Placed(NamedTuple):
@@ -113,13 +114,17 @@ class Relayout:
         self._appended: list[_Appended] = []
         self._local = threading.local()
         self._expected = 0
+        self._marked = False
         self.figures = RelayoutFigures()
 
-    def run(self, roots: Sequence[Entry]) -> None:
+    def run(self, roots: Sequence[Entry], *, marked: bool = False) -> None:
         """Lay out the chunks of trees, one after the other. All is durable and has its new places
         afterwards, also when it was stopped, which raises Interrupted. Raises Damaged when a
         chunk cannot be read: those before the last checkpoint have theirs.
+
+        marked: the trees are known to lack content: what is not there is counted and left out.
         """
+        self._marked = marked
         self._expected = sum({root.node: root.bytes_below for root in roots}.values())
         scratch = Scratch.make(self._repository.index_path.parent)
         with closing(scratch), ThreadPoolExecutor(self._streams) as pool:
@@ -154,11 +159,22 @@ class Relayout:
             if root.node in nodes:
                 continue
             nodes.add(root.node)
-            for wanted in restore_order(self._tree, root):
+            for wanted in restore_order(self._tree, root, self._there):
                 key = wanted.chunk_id[:CHUNK_KEY_BYTES]
                 if key not in seen:
                     seen.add(key)
                     yield wanted
+
+    def _there(self, chunk_id: bytes) -> bool:
+        """Whether a node or page is there; only asked of points that are known to lack some."""
+        key = chunk_id[:CHUNK_KEY_BYTES]
+        if not self._marked or self._reader.find_many((key,)):
+            return True
+        self._lost()
+        return False
+
+    def _lost(self) -> None:
+        self.figures = self.figures._replace(chunks_lost=self.figures.chunks_lost + 1)
 
     def _placed(self, chunks: Iterable[Wanted]) -> Iterator[_Placed]:
         batch: list[Wanted] = []
@@ -173,9 +189,12 @@ class Relayout:
         found = self._places.find_many([one.chunk_id[:CHUNK_KEY_BYTES] for one in batch])
         for chunk_id, segment_class in batch:
             place = found.get(chunk_id[:CHUNK_KEY_BYTES])
-            if place is None:
+            if place is not None:
+                yield _Placed(chunk_id, place, segment_class)
+            elif self._marked:
+                self._lost()
+            else:
                 raise missing_chunk(chunk_id)
-            yield _Placed(chunk_id, place, segment_class)
 
     # Rewriting
 

@@ -19,6 +19,7 @@ import msgspec
 from repo.errors import Damaged, Interrupted
 from repo.format.manifest import Loss, Origin, Point
 from repo.index.condemned import Condemned
+from repo.index.doubt import cast_doubt, doubts, settle_doubts
 from repo.index.scratch import Scratch
 from repo.points import remark_point, write_point
 from repo.reader import Reader
@@ -188,6 +189,8 @@ class _Repair:
         if self._dry_run:
             return
         numbers = [rows[i] for i in found.segments if i in rows and i not in dead]
+        if numbers:
+            cast_doubt(self._repository.environment)  # until all points are marked
         self._report.chunks_lost = forget_segments(places, self._repository, numbers)
         for segment_id in found.segments:
             for is_open in (True, False):
@@ -283,6 +286,7 @@ class _Repair:
 
     def _mark(self, rescue: Rescue, good: dict[int, frozenset[int]], healed: Scratch) -> None:
         """Note what is lost of each point, and take back what is not lost any more."""
+        doubts_before = doubts(self._repository.environment)
         points = self._points()
         changed: list[Point] = []
         with Scratch.make(self._repository.index_path.parent) as clean:
@@ -297,6 +301,9 @@ class _Repair:
                 if _same(loss, point.loss):
                     continue
                 changed.append(remarked(point, loss))
+            whole = self._dry_run or all(
+                next(finder.point(point), None) is None for point in self._unfinished()
+            )
         self._report.marked = sum(1 for point in changed if point.loss.noted_ns)
         self._report.whole = len(changed) - self._report.marked
         if self._dry_run:
@@ -304,6 +311,11 @@ class _Repair:
         rescue.commit()  # the lists, before anything names them
         for point in changed:
             remark_point(self._folder, self._keys, self._repository.header, point)
+        if whole:  # what points lack is marked; a checkpoint cannot be
+            settle_doubts(self._repository.environment, doubts_before)
+
+    def _unfinished(self) -> list[Point]:
+        return self._repository.unfinished(on_damage=lambda damage: self._on_notice(str(damage)))
 
     def _hash(self, data: bytes) -> ChunkId:
         return self._keys.chunk_id(data)

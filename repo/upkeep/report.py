@@ -19,7 +19,7 @@ class VerifyReport:
     `open_segments`: not closed by a running or killed job, and checked only as far as the index
     knows them (keyless: not at all). points_marked: those whose marks say what is lost of them,
     which is no damage any more; losses_known: how many files and directories that are, in all
-    points.
+    points. points_unfinished: checkpoints of runs that have not ended.
     """
 
     level: Level
@@ -31,6 +31,7 @@ class VerifyReport:
     points: int
     bytes_read: int
     seconds: float
+    points_unfinished: int = 0
     points_marked: int = 0
     losses_known: int = 0
 

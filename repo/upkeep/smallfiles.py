@@ -13,13 +13,14 @@ from repo.format.keyslot import KeySlot
 from repo.format.magic import HEADER_MAGIC
 from repo.storage.folder import Folder
 from repo.types import PointId
-from repo.upkeep.damage import DISK, Findings
+from repo.upkeep.damage import DISK, Damage, Findings
 
 Result = TypeVar("Result")
 
 HEADER: Final = "put back a copy of the file `header`; its content never changes"
 _SLOT: Final = "remove it with `repo key remove`, and add a new one with `repo key add`"
 _POINT: Final = "put back a copy of this file; other points do not need it"
+_CHECKPOINT: Final = "drop it by `repo forget`: the next run of its source reads more, that is all"
 
 
 class SmallFiles:
@@ -62,12 +63,23 @@ class SmallFiles:
 
     def point(self, point_id: PointId, read: Callable[[PointId], Result]) -> Result | None:
         """What `read` makes of a point's file; None when it is damaged or gone."""
+        where = layout.point_path(point_id)
+        name = point_id.hex()
+        return self._read(where, partial(read, point_id), _POINT, lambda d: d.hit(name, None))
+
+    def checkpoint(self, point_id: PointId, read: Callable[[PointId], Result]) -> Result | None:
+        """The same of the checkpoint of a run."""
+        where = layout.point_path(point_id, unfinished=True)
         return self._read(
-            layout.point_path(point_id), partial(read, point_id), _POINT, point_id.hex()
+            where, partial(read, point_id), _CHECKPOINT, lambda d: d.hit_unfinished(point_id.hex())
         )
 
     def _read(
-        self, where: str, read: Callable[[], Result], next_step: str, point: str = ""
+        self,
+        where: str,
+        read: Callable[[], Result],
+        next_step: str,
+        hit: Callable[[Damage], None] = lambda _damage: None,
     ) -> Result | None:
         try:
             return read()
@@ -78,8 +90,7 @@ class SmallFiles:
         except RepositoryFailed as failure:
             self.still_there()
             found = self._findings.file(where, failure.what, next_step=DISK)
-        if point:
-            found.hit(point, None)
+        hit(found)
         return None
 
     def still_there(self) -> None:

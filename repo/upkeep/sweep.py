@@ -29,6 +29,7 @@ from repo.errors import Damaged, RepositoryFailed, TryLater, UsageError
 from repo.format import layout
 from repo.format.segment import FooterFrame
 from repo.index.condemned import Condemned
+from repo.index.doubt import doubts, settle_doubts
 from repo.index.environment import Transaction
 from repo.index.places import Places
 from repo.index.scratch import Scratch
@@ -176,6 +177,7 @@ class _Sweep:
 
     def run(self, repack_below: float) -> None:
         """Do all of it, or look at what it would be."""
+        doubts_before = doubts(self._environment)
         left_out = self._purge()
         self._marker = Marker(
             self._repository,
@@ -188,6 +190,8 @@ class _Sweep:
         self._marker.catch_up()
         self._liveness = Liveness(self._places, self._marks, states)
         self._condemn()
+        if not (self._dry_run or self.report.chunks_lost):
+            settle_doubts(self._environment, doubts_before)
         self._removal = Removal(self._repository, self._places, self._catch_up, self._damaged)
         victims = self._choose(states, repack_below)
         if not self._dry_run:
@@ -196,6 +200,7 @@ class _Sweep:
             self._removal.run()
             self._finish()
         self.report.points = self._marker.points
+        self.report.points_marked = self._marker.with_losses
 
     # Points
 

@@ -201,11 +201,12 @@ class _Maker:
         self._on_progress(SynthProgress("counting", self.nodes, self.bytes_new))
         statistics = alone.statistics if alone else self._counted(root)
         if request.relayout:
-            stored = [one.root for point in inputs for one in self._repository.lineage(point)]
-            self._lay_out([root, *stored])
+            stored = [one for point in inputs for one in self._repository.lineage(point)]
+            marked = any(one.loss.noted_ns for one in stored)
+            self._lay_out([root, *(one.root for one in stored)], marked=marked)
         return self._manifest(inputs, root, statistics, along, alone)
 
-    def _lay_out(self, roots: Sequence[Entry]) -> None:
+    def _lay_out(self, roots: Sequence[Entry], *, marked: bool) -> None:
         """Rewrite chunks in restore order: those of the result first, then what else there is."""
         if self._writer is None and self.nodes:
             roots = roots[1:]  # a rehearsal: the nodes of the result are in no segment
@@ -218,7 +219,7 @@ class _Maker:
             ),
             stopped=self._stopped,
         )
-        relayout.run(roots)
+        relayout.run(roots, marked=marked)
         self.layout = relayout.figures
 
     def _inherited(self) -> Inherited:

@@ -83,11 +83,13 @@ class TreeCheck:
         self._still_there = still_there
         self._known_lost = known_lost
         self._point = ""
+        self._unfinished = False
         self._way: list[_Directory] = []
 
     def point(self, point: Point) -> None:
-        """Check everything that a point relies on."""
+        """Check everything that a point relies on, or the checkpoint of a run."""
         self._point = point.id.hex()
+        self._unfinished = point.unfinished
         self._check_problems(point)
         self._learn_losses(point)
         self._enter(point.root, b"")
@@ -154,7 +156,7 @@ class TreeCheck:
             good = False
         if directory.clean and not good:
             damage = self._bad(entry.node, "a directory's totals do not add up")
-            damage.hit(self._point, directory.path)
+            self._note(damage, directory.path)
             directory.clean = False
         if directory.clean:
             self._clean.add(_node_key(entry))
@@ -346,7 +348,13 @@ class TreeCheck:
                 top.told.add(id(damage))
         if path is not None and self._findings.is_missing(damage) and self._is_known(path):
             return
-        damage.hit(self._point, path)
+        self._note(damage, path)
+
+    def _note(self, damage: Damage, path: bytes | None) -> None:
+        if self._unfinished:
+            damage.hit_unfinished(self._point)
+        else:
+            damage.hit(self._point, path)
 
 
 def _node_key(entry: Entry) -> bytes:

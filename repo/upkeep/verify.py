@@ -21,6 +21,7 @@ from repo.format import layout
 from repo.format.manifest import Point
 from repo.format.segment import BLOCK_BYTES, CHUNK_ROW
 from repo.index.condemned import Condemned
+from repo.index.doubt import doubts, settle_doubts
 from repo.index.environment import DATA_FILE, Environment, IndexUnusable
 from repo.index.failure import IndexReplaced
 from repo.index.places import Places, SegmentRow
@@ -133,7 +134,7 @@ class _Check:
         self._started = time.monotonic()
         self._counts = Checked(0, 0, 0, (), ())
         self._bytes_expected: int | None = None
-        self._segments = self._open_segments = self._points = 0
+        self._segments = self._open_segments = self._points = self._unfinished = 0
         self._marked = self._files_lost = 0
 
     def index_unusable(self, error: RepoError) -> None:
@@ -144,6 +145,7 @@ class _Check:
     def run(self, environment: Environment) -> None:
         """Check everything. Raises IndexUnusable or Damaged when the index is of no use."""
         self._places = Places(environment)
+        doubts_before = doubts(environment)
         with (
             Lease.acquire(
                 self._folder, "verify", environment.epoch(), of_index=environment.identity
@@ -154,7 +156,11 @@ class _Check:
         ):
             self._check_files()
             # Points before segments: whatever they rely on is then there to be found.
-            points = list(self._folder.points())
+            points = [
+                (point_id, unfinished)
+                for unfinished in (True, False)
+                for point_id in self._folder.points(unfinished=unfinished)
+            ]
             retired = self._retired()  # these may go at any time, and nothing relies on them
             listing = [each for each in self._folder.segments() if each[0] not in retired]
             self._follow(listing, environment, fetcher)
@@ -169,6 +175,8 @@ class _Check:
             still_there = self._files.still_there
             trees = TreeCheck(reader, self._places, self._findings, clean, still_there, lost)
             self._check_points(points, trees)
+        if not any(damage.hits for damage in self._findings.damages):
+            settle_doubts(environment, doubts_before)
 
     def _check_files(self) -> None:
         header = self._files.header()
@@ -260,9 +268,12 @@ class _Check:
 
     # Points
 
-    def _check_points(self, points: Sequence[PointId], trees: TreeCheck) -> None:
-        for done, point_id in enumerate(points):
+    def _check_points(self, points: Sequence[tuple[PointId, bool]], trees: TreeCheck) -> None:
+        for done, (point_id, unfinished) in enumerate(points):
             self._report("checking points", done, len(points))
+            if unfinished:
+                self._check_unfinished(point_id, trees)
+                continue
             point = self._files.point(point_id, self._read_point)
             if point is not None:
                 trees.point(point)
@@ -271,6 +282,13 @@ class _Check:
                 self._files_lost += point.loss.problems
             self._points += 1
         self._report("checking points", len(points), len(points))
+
+    def _check_unfinished(self, point_id: PointId, trees: TreeCheck) -> None:
+        """The checkpoint of a run that has not ended; one that is replaced or dropped is let go."""
+        point = self._files.checkpoint(point_id, partial(self._read_point, unfinished=True))
+        if point is not None:
+            trees.point(point)
+        self._unfinished += 1
 
     def _check_bases(self, point: Point, trees: TreeCheck) -> None:
         """A delta relies on all that it lies over, forgotten or not."""
@@ -284,8 +302,8 @@ class _Check:
         for base in bases:
             trees.point(msgspec.structs.replace(base, id=point.id))
 
-    def _read_point(self, point_id: PointId) -> Point:
-        return read_point(self._folder, self._keys, point_id)
+    def _read_point(self, point_id: PointId, *, unfinished: bool = False) -> Point:
+        return read_point(self._folder, self._keys, point_id, unfinished=unfinished)
 
     # Figures
 
@@ -319,6 +337,7 @@ class _Check:
             frames=self._counts.frames,
             chunks=self._counts.chunks,
             points=self._points,
+            points_unfinished=self._unfinished,
             points_marked=self._marked,
             losses_known=self._files_lost,
             bytes_read=self._counts.bytes_read,

@@ -57,6 +57,9 @@ def test_damage_is_told_marked_and_no_news_any_more(home: Runner) -> None:
     assert (ran.status, "1 point marked, with 1 loss known" in ran.out) == (0, True), ran.out
     assert "1 file" in home("points").out
     assert "bytes of its content are lost" in home("show", "latest").out
+    assert home("gc").status == 0
+    assert "1 point marked" in home("gc").err
+    assert home("synth", "latest", "--relayout", "--dry-run").status == 0
     ran = home("restore", "latest", "--to", "out")
     assert (ran.status, "is marked: 1 file" in ran.err) == (4, True)
     summary = home("repair", "--yes", "--json").objects()[-1]

@@ -230,8 +230,25 @@ def test_an_unfinished_point_for_a_user(
     for path in back:
         same = source / path.relative_to(tmp_path / "restored")
         assert path.read_bytes() == same.read_bytes()
-    assert made.run("verify").status == 0
+    verified = made.run("verify")
+    assert "1 unfinished run" in verified.out
     assert "no such point" in made.run("pin", name, status=2).err
+
+
+def test_an_unfinished_run_is_dropped_by_name(made: command.Repository, source: Path) -> None:
+    killed(made, source, 2)
+    (listed,) = made.run("points", "--unfinished", "--json").events()
+    name = listed["point"]
+    assert "Would drop 1 unfinished run" in made.run("forget", name[:8], "--dry-run").out
+    (path,) = made.path.glob("points/*.unfinished")
+    path.write_bytes(path.read_bytes()[:-1])  # a damaged one keeps garbage collection from its work
+    assert made.run("gc", status=4).err
+    assert made.run("verify", status=4).out
+    assert made.run("forget", name[:8]).out == "Dropped 1 unfinished run.\n"
+    assert made.run("points", "--unfinished", "--json").events() == []
+    assert "no such point" in made.run("forget", name[:8], status=2).err
+    assert made.run("verify").status == 0
+    assert made.run("gc").status == 0
 
 
 def _files(repository: Repository, point: Point) -> Iterator[Entry]:

@@ -17,6 +17,7 @@ from tools.cli.progress import ProgressState, Wording
 
 if TYPE_CHECKING:
     from repo.repository import Repository
+    from repo.types import PointId
     from repo.upkeep.forget import Judged, Plan
 
 WORDING: Final = Wording("Forgetting", noun="points", verb="")
@@ -83,21 +84,24 @@ def forget(run: Invocation, /, points: tuple[str, ...], **options: Any) -> int:
 
     The rules count for each source and set of tags by itself, by the times at which the
     repository received the points. Pinned points stay. What is forgotten can come back by
-    `repo undelete` until the next `repo gc`, which gives the space free.
+    `repo undelete` until the next `repo gc`, which gives the space free. The id of an unfinished
+    run (`repo points --unfinished`) drops what it has read, for good.
     """
     dry_run, yes = options.pop("dry_run"), options.pop("yes")
     damages: list[Damaged] = []
     with run.open() as repository:
-        plan = _plan(repository, points, options, damages)
+        plan, unfinished = _plan(repository, points, options, damages)
         if dry_run or not points:
             _show(run, plan)
         gone: list[str] = []
         if not dry_run and plan.forgotten:
             _confirm(run, plan, yes=yes)
             gone = _forget(run, repository, plan)
+        if not dry_run:
+            _drop_unfinished(repository, unfinished)
     for damage in damages:
         run.notice(f"{damage}: left as it is")
-    _tell(run, plan, gone, dry_run=dry_run)
+    _tell(run, plan, gone, [point_id.hex() for point_id in unfinished], dry_run=dry_run)
     return Damaged.exit_status if damages else 0
 
 
@@ -106,8 +110,9 @@ def _plan(
     points: tuple[str, ...],
     options: dict[str, Any],
     damages: list[Damaged],
-) -> Plan:
-    from repo.upkeep.forget import plan_by_name, plan_by_rules
+) -> tuple[Plan, list[PointId]]:
+    """What goes: points, and the unfinished runs that were named."""
+    from repo.upkeep.forget import plan_by_name, plan_by_rules, unfinished_named
     from repo.upkeep.retention import Rules
 
     rules = Rules(
@@ -120,17 +125,19 @@ def _plan(
             raise UsageError(
                 "points and rules exclude each other", next_step="name points, or give rules"
             )
-        return plan_by_name(
+        named = [(spec, unfinished_named(repository, spec)) for spec in points]
+        plan = plan_by_name(
             repository,
-            [repository.point(spec, stored=True) for spec in points],
+            [repository.point(spec, stored=True) for spec, run_id in named if run_id is None],
             min_age_ns=rules.min_age_ns,
         )
+        return plan, [run_id for _, run_id in named if run_id is not None]
     if not rules.keep_something:
         raise UsageError(
             "no rule says what to keep, so everything would be forgotten",
             next_step="give --keep-last N or another rule, or name the points",
         )
-    return plan_by_rules(
+    plan = plan_by_rules(
         repository,
         rules,
         source=options["source"],
@@ -139,6 +146,13 @@ def _plan(
         group_by=options["group_by"],
         on_damage=damages.append,
     )
+    return plan, []
+
+
+def _drop_unfinished(repository: Repository, point_ids: list[PointId]) -> None:
+    from repo.upkeep.forget import drop_unfinished
+
+    drop_unfinished(repository, point_ids)
 
 
 def _confirm(run: Invocation, plan: Plan, *, yes: bool) -> None:
@@ -201,7 +215,9 @@ def _row(judged: Judged) -> tuple[str, ...]:
     )
 
 
-def _tell(run: Invocation, plan: Plan, gone: list[str], *, dry_run: bool) -> None:
+def _tell(
+    run: Invocation, plan: Plan, gone: list[str], unfinished: list[str], *, dry_run: bool
+) -> None:
     kept = len(plan.judged) - (len(plan.forgotten) if dry_run else len(gone))
     if run.console.json:
         run.console.event(
@@ -209,8 +225,14 @@ def _tell(run: Invocation, plan: Plan, gone: list[str], *, dry_run: bool) -> Non
             dry_run=dry_run,
             forgotten=[point.id.hex() for point in plan.forgotten] if dry_run else gone,
             kept=kept,
+            unfinished=unfinished,
         )
         return
+    if unfinished:
+        would = "Would drop" if dry_run else "Dropped"
+        run.console.say(f"{would} {human.plural(len(unfinished), 'unfinished run')}.")
+        if not plan.judged:
+            return
     if dry_run:
         run.console.say(f"Would forget {human.plural(len(plan.forgotten), 'point')}, keep {kept}.")
         return

@@ -78,7 +78,12 @@ def gc(run: Invocation, dry_run: bool, repack_below: int, streams: int | str | N
     if report.chunks_lost:
         run.notice(
             f"{human.plural(report.chunks_lost, 'chunk')} that points rely on are missing: "
-            "run `repo verify`"
+            "run `repo repair`, which marks the points that suffer"
+        )
+    if report.points_marked:
+        run.notice(
+            f"{human.plural(report.points_marked, 'point')} marked: what they have lost is known "
+            "(`repo points` shows them)"
         )
     if run.console.json:
         run.console.event("summary", **asdict(report))

@@ -75,6 +75,12 @@ def synth(run: Invocation, /, points: tuple[str, ...], **options: Any) -> None:
             stopped=stopped,
         )
         reporter.close()
+    layout = summary.layout
+    if layout is not None and layout.chunks_lost:
+        run.notice(
+            f"{human.plural(layout.chunks_lost, 'chunk')} that marked points have lost: the others "
+            "were laid out"
+        )
     if run.console.json:
         run.console.event("summary", **_as_json(summary, dry_run=dry_run))
     else:

@@ -99,6 +99,10 @@ def _tell_damage(run: Invocation, damage: Damage) -> None:
         points = ", ".join(point[:8] for point in damage.points[:PATHS_SHOWN])
         more = _more(damage.points_total, min(len(damage.points), PATHS_SHOWN))
         result(f"  points: {human.one_line(points)}{more}")
+    if damage.unfinished:
+        runs = ", ".join(point[:8] for point in damage.unfinished[:PATHS_SHOWN])
+        more = _more(len(damage.unfinished), PATHS_SHOWN)
+        result(f"  unfinished runs: {human.one_line(runs)}{more} (`repo forget` drops them)")
     for path in damage.paths[:PATHS_SHOWN]:
         result(f"  file: {human.printable(path)}")
     more = _more(damage.paths_total, min(len(damage.paths), PATHS_SHOWN))
@@ -114,6 +118,8 @@ def _more(total: int, shown: int) -> str:
 
 def _tell(run: Invocation, report: VerifyReport) -> None:
     checked = [human.plural(report.points, "point"), human.plural(report.segments, "segment")]
+    if report.points_unfinished:
+        checked.append(human.plural(report.points_unfinished, "unfinished run"))
     if report.chunks:
         checked.append(human.plural(report.chunks, "chunk"))
     if report.bytes_read:
@@ -147,6 +153,7 @@ def _as_json(damage: Damage) -> dict[str, Any]:
         "offset": damage.offset,
         "points": damage.points,
         "points_total": damage.points_total,
+        "unfinished": damage.unfinished,
         "paths": damage.paths,
         "paths_total": damage.paths_total,
     }
@@ -157,6 +164,7 @@ def _summary(report: VerifyReport) -> dict[str, Any]:
         "level": report.level,
         "damages": len(report.damages),
         "points": report.points,
+        "points_unfinished": report.points_unfinished,
         "points_marked": report.points_marked,
         "losses_known": report.losses_known,
         "segments": report.segments,

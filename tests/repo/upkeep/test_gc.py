@@ -6,19 +6,23 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ingest.session import IngestRequest, ingest
 from repo.errors import Damaged, TryLater
 from repo.format import layout
+from repo.format.manifest import Point
 from repo.index.condemned import Condemned
 from repo.keys import KeyFile
+from repo.points import write_point
 from repo.repository import Repository
 from repo.storage.fetcher import Fetcher
 from repo.types import ChunkId, PointId, SegmentClass, SegmentId
 from repo.upkeep import forget, sweep
 from repo.upkeep.gcreport import GcReport
 from repo.upkeep.marks import Marks
+from repo.upkeep.repair import repair
 from repo.upkeep.sweep import collect
 from repo.upkeep.verify import verify
 from tests.repo import made
@@ -171,6 +175,58 @@ def test_a_point_that_cannot_be_read_stops_it_before_anything_goes(
     with pytest.raises(Damaged, match="point"):
         collect(repository)
     assert list(repository.places.rows()) == rows
+
+
+def lost(repository: Repository, point: Point) -> None:
+    """Let the segment in which the first file of a point lies be gone."""
+    tree = repository.tree
+    entry = tree.resolve(point.root, b"folder 1/large")
+    chunk_id = next(iter(tree.extents(entry))).id
+    segment_id = repository.reader.segment(repository.reader.place(chunk_id)).segment_id
+    repository.folder.segment_path(segment_id).unlink()
+    repository.close()
+
+
+def test_what_is_known_to_be_lost_is_no_damage_any_more(
+    repository: Repository, source: Path
+) -> None:
+    points = versions(repository, source, 3)
+    lost(repository, points[1])
+    report = collect(repository)
+    assert report.chunks_lost > 0  # nobody has marked what suffers
+    repair(repository)
+    marked = {point.id for point in repository.points() if point.loss.noted_ns}
+    assert points[1].id in marked
+    gone(repository, points[:1])
+    report = collect(repository)
+    assert quiet(report)
+    assert (report.points, report.points_marked) == (2, len(marked - {points[0].id}))
+    assert report.bytes_freed > 0
+    assert verify(repository, level="data").damages == []
+
+
+def test_what_a_marked_point_shares_with_one_that_is_not_is_damage(
+    repository: Repository, source: Path
+) -> None:
+    (point,) = versions(repository, source, 1)
+    lost(repository, point)
+    repair(repository)
+    (marked,) = repository.points()
+    for number in (0, 0xFF):  # whichever of them is met first
+        twin = msgspec.structs.replace(point, id=bytes([number]) * 16)
+        write_point(repository.folder, repository.keys, repository.header, twin)
+        assert collect(repository).chunks_lost > 0
+        repository.folder.remove_point(PointId(twin.id))
+    assert quiet(collect(repository))
+    assert readback_loss(repository, marked)
+
+
+def readback_loss(repository: Repository, point: Point) -> bool:
+    """Whether a point is marked still, and cannot be read wholly."""
+    (now,) = repository.points()
+    with pytest.raises(Damaged):
+        readback.content(repository, now)
+    return now.loss == point.loss
 
 
 def test_two_at_once_are_one_too_many(

@@ -18,10 +18,12 @@ from repo.keys import KeyFile
 from repo.repository import Repository
 from repo.types import CHUNK_KEY_BYTES, ChunkId, SegmentClass
 from repo.upkeep import relayout
+from repo.upkeep.repair import repair
 from repo.upkeep.restoreorder import Wanted, restore_order
 from repo.upkeep.synth import SynthRequest, SynthSummary, synthesize
 from repo.upkeep.verify import verify
 from tests.crash.scenes import SMALL
+from tests.damage.small import Lost, read_back
 from tests.support import command, readback
 
 
@@ -43,6 +45,35 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
         yield repository
 
 
+def readable(repository: Repository, point: Point) -> dict[str, object]:
+    """What can be read of a point."""
+    found = read_back(repository)[point.id.hex()]
+    return {path: data for path, data in found.items() if not isinstance(data, Lost)}
+
+
+@pytest.mark.parametrize("segment_class", [SegmentClass.DATA, SegmentClass.META])
+def test_what_a_marked_point_has_lost_is_left_out(
+    repository: Repository, aged: list[Point], segment_class: SegmentClass
+) -> None:
+    rows = [r for r in repository.places.segments() if r.segment_class is segment_class]
+    repository.folder.segment_path(rows[0].segment_id).unlink()
+    repository.close()
+    repair(repository)
+    marked = repository.points()[-1]
+    assert marked.loss.noted_ns
+    held = readable(repository, marked)
+    summary = synthesize(repository, SynthRequest(points=[marked], relayout=True, streams=2))
+    assert summary.layout is not None
+    assert summary.layout.chunks_lost > 0
+    assert summary.layout.chunks_rewritten > 0
+    assert summary.point.loss.noted_ns
+    assert readable(repository, summary.point) == held
+    again = synthesize(repository, SynthRequest(points=[summary.point], relayout=True, streams=2))
+    assert again.layout is not None
+    assert again.layout.chunks_rewritten == 0
+    assert verify(repository, level="data").damages == []
+
+
 @pytest.fixture
 def aged(repository: Repository, tmp_path: Path) -> list[Point]:
     """Eight points of a tree of which a part changed each time."""
@@ -50,6 +81,8 @@ def aged(repository: Repository, tmp_path: Path) -> list[Point]:
     rng = random.Random(7)
     files = [source / f"d{n % 5}" / f"f{n}" for n in range(60)]
     points: list[Point] = []
+    (source / "never changed").mkdir(parents=True)
+    (source / "never changed" / "file").write_bytes(rng.randbytes(3000))
     for _ in range(8):
         for file in files if not points else rng.sample(files, 12):
             file.parent.mkdir(parents=True, exist_ok=True)

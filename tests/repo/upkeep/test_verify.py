@@ -30,6 +30,7 @@ from repo.format.node import (
 )
 from repo.index.environment import Transaction
 from repo.index.scratch import Scratch
+from repo.points import write_point
 from repo.reader import Reader
 from repo.repository import Repository
 from repo.storage.fetcher import Fetcher
@@ -54,6 +55,53 @@ def writer(repository: Repository) -> Iterator[Writer]:
     writer = repository.writer()
     yield writer
     writer.abandon()
+
+
+def test_what_an_unfinished_run_relies_on_is_checked_and_told_apart(
+    repository: Repository, writer: Writer
+) -> None:
+    chunks = made.contents(2)
+    ids = made.store(repository, writer, chunks[:1])
+    writer.commit(close=True)
+    ids += made.store(repository, writer, chunks[1:])
+    files = [
+        made.file_entry(name, [(chunk_id, len(chunk))])
+        for name, chunk_id, chunk in zip((b"one", b"two"), ids, chunks, strict=True)
+    ]
+    point = made.directory_entry(repository, writer, b"", files[:1])
+    more = made.directory_entry(repository, writer, b"", files)
+    published(repository, writer, point)
+    run = msgspec.structs.replace(made.point_of(more, 7), unfinished=True)
+    write_point(repository.folder, repository.keys, repository.header, run)
+    report = verify(repository, level="data")
+    assert (report.damages, report.points, report.points_unfinished) == ([], 1, 1)
+    row = repository.places.segment(repository.reader.place(ids[1]).segment)
+    path = repository.folder.segment_path(row.segment_id)
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    for damage in verify(repository, level="data").damages:
+        assert (damage.points_total, damage.paths, damage.unfinished) == (0, [], [run.id.hex()])
+    path.unlink()
+    repository.close()
+    (damage,) = verify(repository, level="structure").damages[-1:]
+    assert (damage.points_total, damage.unfinished) == (0, [run.id.hex()])
+
+
+def test_a_damaged_checkpoint_is_found_with_and_without_a_key(
+    repository: Repository, writer: Writer
+) -> None:
+    root = made.directory_entry(repository, writer, b"", [])
+    published(repository, writer, root)
+    run = msgspec.structs.replace(made.point_of(root, 7), unfinished=True)
+    write_point(repository.folder, repository.keys, repository.header, run)
+    (path,) = repository.path.glob("points/*.unfinished")
+    data = path.read_bytes()
+    path.write_bytes(data[:150] + bytes([data[150] ^ 1]) + data[151:])
+    for level in ("structure", "keyless"):
+        (damage,) = verify(repository, level=level).damages
+        assert damage.where == f"points/{path.name}"
+        assert damage.unfinished == [run.id.hex()]
+        assert "repo forget" in damage.next_step
 
 
 def published(repository: Repository, writer: Writer, *roots: Entry) -> None:
