@@ -16,9 +16,10 @@ from typing import Final, NamedTuple
 from repo.errors import Damaged, JobFailed
 from repo.format.manifest import Point
 from repo.format.node import Entry
+from repo.index.environment import IndexUnusable
 from repo.points import read_point
 from repo.repository import Repository
-from repo.types import PointId
+from repo.types import CHUNK_KEY_BYTES, PointId
 
 SOURCE_NAME_BYTES_MAX: Final = 200
 
@@ -109,8 +110,11 @@ class Catalogue:
             return
         try:
             point = read_point(self._repository.folder, self._repository.keys, PointId(point_id))
+            if not self._repository.places.known([point.root.node[:CHUNK_KEY_BYTES]]):
+                self._repository.catch_up()
             point = self._repository.resolved(point)
-        except (Damaged, JobFailed) as failure:  # JobFailed: a delta that is too large to be shown
+        # JobFailed: a delta that is too large to be shown.
+        except (Damaged, IndexUnusable, JobFailed) as failure:
             self._damaged.add(point_id)
             log.warning("%s", failure)
             return

@@ -20,6 +20,7 @@ from repo.errors import Damaged, RepositoryFailed
 from repo.index.condemned import Condemned
 from repo.index.doubt import cast_doubt
 from repo.index.environment import Environment, IndexUnusable, Transaction
+from repo.index.failure import IndexReplaced
 from repo.index.places import Places
 from repo.keys import Keys
 from repo.multiplexer import frame_table, place_rows
@@ -62,6 +63,18 @@ def reconcile(folder: Folder, keys: Keys, environment: Environment) -> Recovered
     finally:
         fetcher.close()
     return Recovered(len(missing), damages)
+
+
+def catch_up(folder: Folder, keys: Keys, environment: Environment) -> None:
+    """`reconcile` for whoever only reads, and goes on when a rebuild has replaced the index.
+
+    Others then write to the new one, or have had one of their own all the time.
+    """
+    try:
+        reconcile(folder, keys, environment)
+    except IndexReplaced:
+        environment.read_on()
+        reconcile(folder, keys, environment)
 
 
 def _gone(places: Places, fetcher: Fetcher, suspects: Iterable[SegmentId]) -> frozenset[SegmentId]:

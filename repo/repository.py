@@ -382,6 +382,13 @@ class Repository:
         """The index's table of chunks and segments."""
         return Places(self.environment)
 
+    def catch_up(self) -> None:
+        """Learn of all that was stored since the index was opened, by whatever index others have.
+
+        For those who only read. Raises IndexUnusable when what it names has gone.
+        """
+        recovery.catch_up(self.folder, self.keys, self.environment)
+
     # -- reading and writing ------------------------------------------------------------------
 
     @property

@@ -77,6 +77,7 @@ class Environment:
         self._gate = threading.Condition()
         self._readers = 0
         self._closed = False  # the gate: nobody begins to read
+        self._replaced = False  # and that is known and all right
         self._mine = threading.local()
         self._identity = self._file_identity()
         self.identity = ""
@@ -263,8 +264,15 @@ class Environment:
             self._check_replaced()
             return result
 
+    def read_on(self) -> None:
+        """Go on with this index although a rebuild has replaced it, for those who still read it.
+
+        What is written from here on is for them alone: for looking up, not to rely on.
+        """
+        self._replaced = True
+
     def _check_replaced(self) -> None:
-        if self._file_identity() != self._identity:
+        if not self._replaced and self._file_identity() != self._identity:
             raise IndexReplaced(
                 "the index was rebuilt while this process used it",
                 where=str(self.path),

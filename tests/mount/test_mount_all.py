@@ -79,6 +79,40 @@ def test_new_points_appear(folder: Path, repository: Repository, adapter: str) -
         assert len(os.listdir(mount.path / "by-id")) == 4
 
 
+def test_points_that_came_after_a_rebuild_of_the_index_can_be_read(
+    folder: Path, repository: Repository
+) -> None:
+    """A mount keeps the index that it opened, which nobody else adds anything to any more."""
+    with mounted(repository, folder / "mnt", point="all") as mount:
+        assert (mount.path / "latest" / "a_b:c" / "file").read_text() == "one"
+        repository.run("rebuild-index")
+        (folder / "two" / "new").write_text("new")
+        repository.run("ingest", folder / "two", "--source-id", "two")
+        latest = mount.path / "latest"
+        _wait_for(latest / "two" / "new")
+        assert compare.differences(folder / "two", latest / "two") == []
+        repository.run("rebuild-index")  # and after the next one
+        (folder / "one" / "newer").write_text("newer")
+        repository.run("ingest", folder / "one", "--source-id", "a/b:c")
+        _wait_for(latest / "a_b:c" / "newer")
+        assert compare.differences(folder / "one", latest / "a_b:c") == []
+        assert compare.differences(folder / "two", latest / "two") == []
+        assert mount.log() == ""
+
+
+def test_points_that_another_index_knows_can_be_read(folder: Path, repository: Repository) -> None:
+    """Another machine has an index of its own."""
+    with mounted(repository, folder / "mnt", point="all") as mount:
+        assert (mount.path / "latest" / "two" / "file").read_text() == "two"
+        (folder / "two" / "new").write_text("new")
+        elsewhere = ("--index-dir", folder / "elsewhere")
+        repository.run("ingest", folder / "two", "--source-id", "two", *elsewhere)
+        latest = mount.path / "latest" / "two"
+        _wait_for(latest / "new")
+        assert compare.differences(folder / "two", latest) == []
+        assert mount.log() == ""
+
+
 def _inodes(top: Path) -> dict[str, int]:
     found = {}
     for above, folders, files in os.walk(top):
