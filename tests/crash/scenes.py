@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,16 @@ SMALL = Header(
     meta_segment_bytes=64 * KIB,
 )
 """A repository in which a small job has several frames and segments of each class."""
+
+
+def small_repository(folder: Path, number: int = 0) -> command.Repository:
+    """An empty one of that kind below a folder. number: gives it an id of its own."""
+    made = command.Repository(folder)
+    made.home.mkdir(parents=True)
+    keyfile.create(made.key_file)
+    header = replace(SMALL, repository_id=RepositoryId(bytes(range(number, number + 16))))
+    Repository.create(made.path, KeyFile(made.key_file), header=header).close()
+    return made
 
 
 def plant(source: Path, seed: int) -> None:
@@ -84,11 +95,7 @@ def later_ingest(template: command.Repository, folder: Path) -> Scene:
 
 def many_checkpoints(_template: command.Repository, folder: Path) -> Scene:
     """An ingest with a checkpoint after each frame, and segments that are full all the time."""
-    original = command.Repository(folder / "original")
-    original.home.mkdir(parents=True)
-    keyfile.create(original.key_file)
-    with Repository.create(original.path, KeyFile(original.key_file), header=SMALL):
-        pass
+    original = small_repository(folder / "original")
     plant(folder / "source", 1)
     kept = _saved(original, folder / "source")
     plant(folder / "source", 2)

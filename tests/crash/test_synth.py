@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from repo import keyfile
-from repo.keys import KeyFile
 from repo.repository import Repository
 from tests.crash import scenes, tight
 from tests.support import command, health, readback, tracer
@@ -33,10 +31,7 @@ def merging(template: command.Repository, folder: Path) -> scenes.Scene:
 
 def laying_out(_template: command.Repository, folder: Path) -> scenes.Scene:
     """A repository of some generations, whose newest point is to be laid out in many steps."""
-    original = command.Repository(folder / "original")
-    original.home.mkdir(parents=True)
-    keyfile.create(original.key_file)
-    Repository.create(original.path, KeyFile(original.key_file), header=scenes.SMALL).close()
+    original = scenes.small_repository(folder / "original")
     for seed in range(4):
         scenes.plant(folder / "source", seed)
         original.run("ingest", folder / "source", "--source-id", "it")
