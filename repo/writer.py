@@ -7,7 +7,7 @@ of writes is that of docs/decisions.md, "Order of writes": frames, fdatasync, in
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ COMMIT_CHUNKS = 1 << 18
 """A checkpoint is due after so much time, so many bytes or so many new chunks."""
 
 _LOOKED_UP_TOGETHER = 4096
+
+
+def _never() -> bool:
+    return False
 
 
 class Written(NamedTuple):
@@ -243,45 +247,50 @@ class Writer:
         rows.sort()
         return rows
 
-    def publish(self, point: Point) -> None:
+    def publish(self, point: Point, *, unless: Callable[[], bool] = _never) -> bool:
         """Make a point visible. Everything it relies on must have been committed and closed.
 
         When garbage collection has condemned chunks since this writer began, what the point
         relies on is looked at again, and revived where it was condemned; also while the index is
         in doubt. Raises JobFailed when something is gone for good.
-        """
-        self._publish(point, looked=not in_doubt(self._environment))
 
-    def _publish(self, point: Point, *, looked: bool) -> None:
+        unless: asked when nobody else who has this index can publish; when it says so, the point
+        is not published, and False returned.
+        """
+        return self._publish(point, unless, looked=not in_doubt(self._environment))
+
+    def _publish(self, point: Point, unless: Callable[[], bool], *, looked: bool) -> bool:
         while True:
             condemnations = self._condemned.condemnations()
             if condemnations != self._condemnations or not looked:
                 self._verify(point)
                 looked = True
                 self._condemnations = condemnations
-            if self._link(point):
-                return
+            published = self._link(point, unless)
+            if published is not None:
+                return published
 
-    def _link(self, point: Point) -> bool:
-        """Link a point, unless chunks have been condemned meanwhile; whether it is there.
+    def _link(self, point: Point, unless: Callable[[], bool]) -> bool | None:
+        """Link a point, unless chunks have been condemned meanwhile: None. Whether it is there.
 
         The transaction changes nothing. It keeps garbage collection, which lists the points
         in the transaction by which it condemns, from doing so between our look and our link.
         """
-        linked = False
+        linked: bool | None = None
 
         def change(txn: Transaction) -> None:
             nonlocal linked
-            if self._condemned.condemnations(txn) == self._condemnations and not linked:
-                write_point(self._folder, self._keys, self._header, point)
-                linked = True
+            if self._condemned.condemnations(txn) == self._condemnations and linked is None:
+                linked = not unless()
+                if linked:
+                    write_point(self._folder, self._keys, self._header, point)
 
         try:
             self._environment.write(change)
         except IndexUnusable:
             # Replaced by a rebuild just now. Our lease is one of another index to whoever collects
             # garbage with the new one, who removes nothing before he has seen this point.
-            if not linked:
+            if linked is None:
                 raise
         return linked
 
@@ -330,7 +339,7 @@ class Writer:
         forgotten meanwhile is brought back to life as for a point that is published. A doubt of the
         index waits: who takes it for a base looks, too.
         """
-        self._publish(point, looked=True)
+        self._publish(point, _never, looked=True)
 
     def abandon(self) -> None:
         """After a failure: what was committed stays, open segments wait for recovery."""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +22,7 @@ from repo.format.manifest import Origin, Point
 from repo.index.scratch import Scratch
 from repo.repository import Repository
 from repo.types import ChunkId, PointId
+from repo.upkeep.copies import Copies, identity
 from repo.upkeep.losses import Losses
 from repo.upkeep.marking import unmarked_problems
 from repo.upkeep.readback import read_back
@@ -73,7 +75,8 @@ class CopyProgress:
 class CopyReport:
     """What came of a copy. `copied`: pairs (point, its copy); of a dry run the copy is the point.
 
-    there: points that the target had; damages: of manifests of the origin that cannot be read.
+    there: points that the target had, or got from another run meanwhile; damages: of manifests of
+    the origin that cannot be read.
     """
 
     copied: Sequence[tuple[Point, Point]]
@@ -129,6 +132,14 @@ def _target_lease(target: Repository) -> Iterator[None]:
             yield
 
 
+class _Ready(NamedTuple):
+    """A point whose copy is complete, and the copy that was there when it was begun (`again`)."""
+
+    point: Point
+    copied: Point
+    before: Point | None
+
+
 class _Job:
     """One run."""
 
@@ -151,7 +162,8 @@ class _Job:
         self._published_at = self._started
         self._damages: list[Damaged] = []
         self._copied: list[tuple[Point, Point]] = []
-        self._ready: list[tuple[Point, Point]] = []
+        self._ready: list[_Ready] = []
+        self._there = 0
         self._figures = Figures()
         self._doing = ""
         self._done = self._expected = self._bytes_expected = self._losses = 0
@@ -162,12 +174,8 @@ class _Job:
             chosen = choose(self._origin, self._request, self._damages.append)
         with side(TARGET):
             there = Copies(self._target, self._on_notice)
-        todo = [
-            point
-            for point in chosen
-            if (copy := there.of(self._identity(point))) is None
-            or (self._request.again and copy.loss.noted_ns)
-        ]
+        todo = [point for point in chosen if self._is_wanted(point, there)]
+        self._there = len(chosen) - len(todo)
         self._expected = len(todo)
         self._bytes_expected = sum(point.root.bytes_below for point in todo)
         stored = 0
@@ -177,7 +185,7 @@ class _Job:
             stored = self._copy(todo, there)
         return CopyReport(
             copied=self._copied,
-            there=len(chosen) - len(todo),
+            there=self._there,
             damages=self._damages,
             bytes_read=self._figures.read,
             bytes_new=self._figures.new,
@@ -187,6 +195,10 @@ class _Job:
 
     def _identity(self, point: Point) -> Origin:
         return identity(point, self._origin)
+
+    def _is_wanted(self, point: Point, there: Copies) -> bool:
+        copy = there.of(self._identity(point))
+        return copy is None or (self._request.again and copy.loss.noted_ns > 0)
 
     def _copy(self, todo: Sequence[Point], there: Copies) -> int:
         writer = self._target.writer(level=self._request.level)
@@ -200,7 +212,7 @@ class _Job:
             # Raised between two steps only: what is complete can be published.
             with suppress(RepoError):
                 self._stopped = _never
-                self._publish(writer)
+                self._publish(writer, there)
             writer.abandon()
             raise
         except BaseException:
@@ -229,6 +241,11 @@ class _Job:
     ) -> None:
         pairing = Pairing(self._origin.tree, self._target.tree, translation)
         for listed in todo:
+            there.refresh()
+            if not self._is_wanted(listed, there):  # another copy was faster
+                self._there += 1
+                self._done += 1
+                continue
             try:
                 point = self._origin.resolved(listed)
             except Damaged as damage:  # what a delta lies over is not there
@@ -253,11 +270,11 @@ class _Job:
                 seconds=time.monotonic() - began,
             )
             copied = msgspec.structs.replace(copied, statistics=done)
-            self._ready.append((point, copied))
+            self._ready.append(_Ready(point, copied, there.of(self._identity(point))))
             if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
-                self._publish(writer)
+                self._publish(writer, there)
             self._done += 1
-        self._publish(writer)
+        self._publish(writer, there)
         self._report()
 
     # A copy keeps the times of its point, by which it is found and kept.
@@ -297,17 +314,21 @@ class _Job:
             delta=False,  # what was copied is the full that it shows
         )
 
-    def _publish(self, writer: Writer) -> None:
-        """Publish the points that are complete."""
+    def _publish(self, writer: Writer, there: Copies) -> None:
+        """Publish the points that are complete, but those that another copy has published."""
         if not self._ready:
             return
         writer.commit(close=True)
         if self._request.verify:
             self._doing = "reading back"
-            read_back(self._target, [copied for _, copied in self._ready], on_step=self._report)
+            read_back(self._target, [one.copied for one in self._ready], on_step=self._report)
         while self._ready:
-            writer.publish(self._ready[0][1])
-            self._copied.append(self._ready.pop(0))
+            one = self._ready[0]
+            if writer.publish(one.copied, unless=partial(there.have_better, *one[1:])):
+                self._copied.append(one[:2])
+            else:
+                self._there += 1
+            del self._ready[0]
         self._published_at = time.monotonic()
 
     def _report(self) -> None:
@@ -361,47 +382,3 @@ def _fits(point: Point, request: CopyRequest) -> bool:
         and (request.since_ns is None or point.received_ns >= request.since_ns)
         and (request.until_ns is None or point.received_ns < request.until_ns)
     )
-
-
-def identity(point: Point, repository: Repository) -> Origin:
-    """The first of its kind: the point itself, or what it was copied from."""
-    if point.origin.point:
-        return point.origin
-    return Origin(repository.header.repository_id, point.id)
-
-
-class Copies:
-    """The points of a target by what they were copied from."""
-
-    def __init__(self, target: Repository, on_notice: OnNotice) -> None:
-        self._points: dict[tuple[bytes, bytes], Point] = {}
-        for point in target.points(on_damage=lambda damage: on_notice(f"{TARGET}: {damage}")):
-            key = _key(identity(point, target))
-            known = self._points.get(key)
-            if known is None or known.loss.noted_ns:
-                self._points[key] = point
-
-    def of(self, origin: Origin) -> Point | None:
-        """The copy of a point: one without losses, if there is one."""
-        return self._points.get(_key(origin))
-
-    def base(self, point: Point, origin: Repository) -> tuple[Point, Point] | None:
-        """A pair of a point of the origin and its whole copy, best like `point`; None if none.
-
-        Of the same source, the last one before it, else the first one after it.
-        """
-        pairs = [
-            (before, copy)
-            for before in origin.points(on_damage=lambda _damage: None)
-            if before.source_id == point.source_id
-            and not before.loss.noted_ns
-            and not before.delta  # its tree is a part of what its copy holds
-            and (copy := self.of(identity(before, origin))) is not None
-            and not copy.loss.noted_ns
-        ]
-        earlier = [pair for pair in pairs if pair[0].received_ns <= point.received_ns]
-        return earlier[-1] if earlier else pairs[0] if pairs else None
-
-
-def _key(origin: Origin) -> tuple[bytes, bytes]:
-    return origin.repository, origin.point

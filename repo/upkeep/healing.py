@@ -22,7 +22,7 @@ from repo.repository import Repository
 from repo.tree import Tree
 from repo.types import ChunkId
 from repo.upkeep.branches import UNREADABLE
-from repo.upkeep.copy import identity
+from repo.upkeep.copies import identity
 from repo.upkeep.losses import Losses
 from repo.upkeep.lossfinder import Lost, Part
 from repo.upkeep.rewriter import Rewriter

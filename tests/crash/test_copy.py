@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from ingest.session import IngestRequest, ingest
-from repo import keyfile
 from repo.keys import KeyFile
 from repo.repository import Repository
-from repo.types import MIB, RepositoryId
+from repo.types import MIB
 from repo.upkeep.verify import verify
-from tests.crash import eager, scenes
+from tests.crash import eager, killing, scenes
+from tests.crash.killing import counts, few_counts
 from tests.support import command, health, loopfs, readback, tracer
-
-SAMPLE = 6
-"""Calls at which a copy is killed; all of them with --deep."""
-
-counts = pytest.mark.parametrize(
-    "count", [SAMPLE, pytest.param(0, marks=pytest.mark.deep, id="every")]
-)
-
-
-def repository(folder: Path, number: int) -> command.Repository:
-    """A repository of small segments and frames, with an id of its own."""
-    made = command.Repository(folder)
-    made.home.mkdir(parents=True)
-    keyfile.create(made.key_file)
-    repository_id = RepositoryId(bytes([number]) * 16)
-    header = replace(scenes.SMALL, repository_id=repository_id)
-    Repository.create(made.path, KeyFile(made.key_file), header=header).close()
-    return made
 
 
 def saved(made: command.Repository, source: Path) -> None:
@@ -53,6 +35,7 @@ class Scene(NamedTuple):
     origin: command.Repository
     empty: command.Repository
     truth: dict[bytes, readback.Content]
+    ends: int = 0
 
     def fresh(self, folder: Path) -> command.Repository:
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,73 +83,30 @@ class Scene(NamedTuple):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("copy")
-    origin = repository(folder / "origin", 1)
+    origin = scenes.small_repository(folder / "origin", 1)
     scenes.plant(folder / "source", 1)
     saved(origin, folder / "source")
     scenes.plant(folder / "source", 2)
     saved(origin, folder / "source")
-    empty = repository(folder / "target", 2)
+    empty = scenes.small_repository(folder / "target", 2)
     with readback.opened(origin) as opened:
         return Scene(origin, empty, readback.whole(opened))
 
 
 @counts
 def test_a_killed_copy_goes_on(scene: Scene, tmp_path: Path, count: int) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    assert undisturbed.status == 0, undisturbed.err
-    for call in scenes.sample(undisturbed.calls, count):
-        target = scene.fresh(tmp_path / "try")
-        result = scene.traced(target, scenes.at(call, tracer.KILL))
-        with scenes.told(f"killed before call {call.number}", result):
-            assert result.status in (-9, 0)
-            scene.sound(target)
-            scene.finish(target)
+    killing.kill_at_calls(scene, tmp_path, count)
 
 
 @counts
 def test_a_second_kill_hits_what_recovers(scene: Scene, tmp_path: Path, count: int) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    first = scenes.sample(undisturbed.calls, 5)[3]
-    target = scene.fresh(tmp_path / "killed")
-    assert scene.traced(target, scenes.at(first, tracer.KILL)).status == -9
-    shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
-    again = scene.traced(command.Repository(tmp_path / "undisturbed"))
-    assert again.status == 0
-    for call in scenes.sample(again.calls, count and 3):
-        shutil.rmtree(tmp_path / "try", ignore_errors=True)
-        shutil.copytree(tmp_path / "killed", tmp_path / "try")
-        target = command.Repository(tmp_path / "try")
-        result = scene.traced(target, scenes.at(call, tracer.KILL))
-        with scenes.told(f"killed again before call {call.number}", result):
-            scene.sound(target)
-            scene.finish(target)
+    killing.kill_again(scene, tmp_path, count, first=0.75)
 
 
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.deep, id="every")])
+@few_counts
 def test_a_failing_target_stops_it(scene: Scene, tmp_path: Path, failure: int, count: int) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    for call in scenes.sample(undisturbed.calls, count):
-        target = scene.fresh(tmp_path / "try")
-        met: list[str] = []
-
-        def fail(each: tracer.Call, at: int = call.number, met: list[str] = met) -> object:
-            if each.number != at:
-                return None
-            met.append(each.name)
-            return failure
-
-        result = scene.traced(target, fail)
-        with scenes.told(f"call {call.number} failed", result):
-            assert "Traceback" not in result.err
-            assert "internal error" not in result.err
-            # A directory that is there need not be made; threads may do with fewer calls.
-            harmless = met in ([], ["mkdir"])
-            assert result.status == 12 or (harmless and result.status == 0)
-            if result.status == 12:
-                assert "the target: " in result.err
-            scene.sound(target)
-            scene.finish(target)
+    killing.fail_at_calls(scene, tmp_path, count, failure, says="the target: ")
 
 
 # -- a target without space -----------------------------------------------------------------------
@@ -250,12 +190,24 @@ def test_the_origin_may_ingest_meanwhile(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_two_copies_into_one_target(scene: Scene, tmp_path: Path) -> None:
-    """Both store what both find new; each publishes its points, and the next run has none left."""
+    """Both may store what both find new; each point is published by one of them."""
     target = scene.fresh(tmp_path / "try")
     running = [
-        subprocess.Popen(scene.words(target), env=scene.origin.env, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*scene.words(target), "--json"],
+            env=scene.origin.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for _ in range(2)
     ]
-    assert [process.communicate()[1] for process in running] == [b"", b""]
+    said = [process.communicate() for process in running]
+    assert [err for _, err in said] == [b"", b""]
     assert [process.returncode for process in running] == [0, 0]
+    summaries = [json.loads(out.splitlines()[-1]) for out, _ in said]
+    copied = [point["point"] for summary in summaries for point in summary["points"]]
+    assert sorted(copied) == sorted(point.hex() for point in scene.truth)
+    assert all(len(each["points"]) + each["points_there"] == 2 for each in summaries)
+    with readback.opened(target) as opened:
+        assert len(opened.points()) == len(scene.truth)
     scene.finish(target)

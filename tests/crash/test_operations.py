@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ import pytest
 
 from ingest.session import IngestRequest, ingest
 from repo.upkeep.verify import verify
-from tests.crash import scenes
+from tests.crash import scenes, tight
 from tests.repo.upkeep import collecting
 from tests.support import command, readback, tracer
 from tests.support.template import copy
@@ -23,11 +24,12 @@ from tests.support.tracer import Call
 class Operation(NamedTuple):
     """A command, and the call at which it is stopped: never inside a transaction of the index.
 
-    changes: whether it makes points, or lets them go.
+    script: what runs it instead of `repo`; small: with steps so small that there are many.
     """
 
     words: tuple[str, ...]
     stops: Callable[[Call], bool]
+    script: str = ""
 
 
 def _lease(call: Call) -> bool:
@@ -58,21 +60,44 @@ def _adds_a_slot(call: Call) -> bool:
 OPERATIONS: Final = {
     "ingest": Operation(("ingest", "SOURCE", "--streams", "1"), _appends),
     "synth": Operation(("synth", "latest"), _lease),
-    "restore": Operation(("restore", "latest", "--to", "TARGET"), _lease),
+    "relayout": Operation(("synth", "latest", "--relayout"), _appends, tight.__file__),
+    "restore": Operation(("restore", "latest", "--to", "NEW"), _lease),
+    "diff": Operation(("diff", "FIRST", "LAST"), _lease),
     "verify": Operation(("verify", "--data"), _lease),
     "rebuild-index": Operation(("rebuild-index",), _builds),
     "forget": Operation(("forget", "--keep-last", "2", "--yes"), _renames_a_point),
     "gc": Operation(("gc",), _removes),
     "repair": Operation(("repair",), _lease),
-    "key add": Operation(("key", "add", "--new-key-file", "KEY"), _adds_a_slot),
+    "copy from": Operation(("copy", "--to", "OTHER", "--to-key-file", "OTHER KEY"), _appends),
+    "copy to": Operation(
+        ("-r", "OTHER", "copy", "--key-file", "OTHER KEY", "--to", "THIS", "--to-key-file", "KEY"),
+        _appends,
+    ),
+    "key add": Operation(("key", "add", "--new-key-file", "NEW"), _adds_a_slot),
 }
+"""On one repository. The other one, for copies, has points of its own of nearly the same."""
+
 FINE: Final = {0, 1, 75}
 """1: an index was rebuilt under the other; 75: a second collection. Never a wrong result."""
+
+DANGEROUS: Final = {
+    ("copy to", "copy to"),
+    ("copy from", "copy from"),
+    ("copy to", "rebuild-index"),
+    ("copy to", "forget"),
+    ("relayout", "relayout"),
+    ("relayout", "rebuild-index"),
+    ("relayout", "repair"),
+    ("repair", "relayout"),
+    ("repair", "repair"),
+    ("ingest", "repair"),
+}
+"""Second and first; these are tried by default, and all with `repo gc`."""
 
 PAIRS: Final = [
     pytest.param(
         *pair,
-        marks=() if "gc" in pair else pytest.mark.deep,
+        marks=() if "gc" in pair or pair in DANGEROUS else pytest.mark.deep,
         id=f"{pair[0]} while {pair[1]}",
     )
     for pair in itertools.product(OPERATIONS, OPERATIONS)
@@ -80,70 +105,121 @@ PAIRS: Final = [
 
 
 class Scene(NamedTuple):
-    """A repository with forgotten points to collect, and the source of its last ones."""
+    """Two repositories with forgotten points to collect, and the source of the last ones.
+
+    held: what their points hold. first, last: points that every rule keeps.
+    """
 
     original: command.Repository
+    other: command.Repository
     source: Path
     held: dict[bytes, readback.Content]
+    first: str
+    last: str
 
 
 @pytest.fixture(scope="module")
 def scene(template: command.Repository, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("scene")
     made = scenes.many_checkpoints(template, folder / "made").original
+    other = scenes.small_repository(folder / "other", 1)
+    with readback.opened(other) as repository:
+        collecting.versions(repository, folder / "others", 3)
     with readback.opened(made) as repository:
-        points = collecting.versions(repository, folder / "source", 4)
-        collecting.gone(repository, [*repository.points()[:1], points[0]])
-        return Scene(made, folder / "source", readback.whole(repository))
+        collecting.versions(repository, folder / "source", 4)
+    # Each has content that the other one's points are to bring back to life.
+    held: dict[bytes, readback.Content] = {}
+    for each in (made, other):
+        with readback.opened(each) as repository:
+            collecting.gone(repository, repository.points()[:2])
+            held |= readback.whole(repository)
+    with readback.opened(made) as repository:
+        *_, first, last = repository.points()
+    return Scene(made, other, folder / "source", held, first.id.hex(), last.id.hex())
 
 
-def _words(operation: str, folder: Path) -> list[str]:
-    stands_for = {
-        "SOURCE": str(folder / "source"),
-        "TARGET": str(folder / f"target of {operation}"),
-        "KEY": str(folder / f"key of {operation}"),
-    }
-    return command.words(*(stands_for.get(w, w) for w in OPERATIONS[operation].words))
+class Try:
+    """One try: copies of all, and what is run on them."""
+
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self.scene = scene
+        self.folder = folder
+        self.made = copy(scene.original, folder / "made")
+        self.other = copy(scene.other, folder / "other")
+        self.source = folder / "source"
+        shutil.copytree(scene.source, self.source)
+        collecting.plant(self.source, 9)
+
+    def words(self, operation: str, number: int) -> list[str]:
+        """The command of an operation. number: tells what two of a kind make apart."""
+        stands_for = {
+            "SOURCE": self.source,
+            "NEW": self.folder / f"new {number}",
+            "FIRST": self.scene.first,
+            "LAST": self.scene.last,
+            "THIS": self.made.path,
+            "KEY": self.made.key_file,
+            "OTHER": self.other.path,
+            "OTHER KEY": self.other.key_file,
+        }
+        chosen = OPERATIONS[operation]
+        words = [str(stands_for.get(word, word)) for word in chosen.words]
+        return [sys.executable, chosen.script, *words] if chosen.script else command.words(*words)
+
+    def check(self) -> None:
+        """All points of both are whole, by this index and a new one, and after a collection."""
+        kept = {made.path: self._whole(made, anew=True) for made in (self.made, self.other)}
+        with readback.opened(self.made) as repository:
+            ingest(repository, IngestRequest(paths=[str(self.source)], streams=1))
+        for made in (self.made, self.other):
+            made.run("gc")
+            found = self._whole(made, anew=False)
+            assert {i: c for i, c in found.items() if i in kept[made.path]} == kept[made.path]
+
+    def _whole(self, made: command.Repository, *, anew: bool) -> dict[bytes, readback.Content]:
+        with readback.opened(made) as repository:
+            found = readback.whole(repository)
+            points = repository.points()
+            origins = {point.id: point.origin.point or point.id for point in points}
+            assert len(set(origins.values())) == len(origins), "a point was published twice"
+            for point in points:
+                (made_of,) = point.synthesis.points or (point.id,)
+                origin = origins.get(made_of, made_of)
+                if origin in self.scene.held:
+                    assert found[point.id] == self.scene.held[origin]
+                else:
+                    assert readback.differences(repository, point, self.source) == []
+            assert verify(repository, level="data").damages == []
+            if anew:
+                repository.rebuild_index()
+                assert readback.whole(repository) == found
+        return found
 
 
 @pytest.mark.parametrize(("second", "first"), PAIRS)
 def test_one_beside_the_other(scene: Scene, tmp_path: Path, second: str, first: str) -> None:
-    made = copy(scene.original, tmp_path / "made")
-    shutil.copytree(scene.source, tmp_path / "source")
-    collecting.plant(tmp_path / "source", 9)
+    this = Try(scene, tmp_path)
     others: list[subprocess.CompletedProcess[str]] = []
 
     def decide(call: Call) -> object:
         if OPERATIONS[first].stops(call) and not others:
-            words = [*_words(second, tmp_path)]
-            words = [word.replace("target of", "other target of") for word in words]
-            words = [word.replace("key of", "other key of") for word in words]
             others.append(
                 subprocess.run(
-                    words, env=made.env, capture_output=True, encoding="utf-8", check=False,
-                    timeout=60,
+                    this.words(second, 2), env=this.made.env, capture_output=True,
+                    encoding="utf-8", check=False, timeout=60,
                 )
             )  # fmt: skip
         return None
 
     result = tracer.run(
-        _words(first, tmp_path), env=made.env, folder=made.home, under=[made.path], decide=decide
+        this.words(first, 1),
+        env=this.made.env,
+        folder=this.made.home,
+        under=[this.made.path, this.other.path],
+        decide=decide,
     )
     assert others, f"{first} was never stopped: {result}"
     with scenes.told(f"{second} beside it: {others[0]}", result):
         assert {result.status, others[0].returncode} <= FINE
         assert 0 in {result.status, others[0].returncode}
-        with readback.opened(made) as repository:
-            for point in repository.points():
-                if point.id in scene.held:
-                    assert readback.content(repository, point) == scene.held[point.id]
-                elif not point.synthesis.points:
-                    assert readback.differences(repository, point, tmp_path / "source") == []
-            assert verify(repository, level="data").damages == []
-            kept = readback.whole(repository)
-            repository.rebuild_index()
-            assert readback.whole(repository) == kept
-            ingest(repository, IngestRequest(paths=[str(tmp_path / "source")], streams=1))
-        made.run("gc")
-        with readback.opened(made) as repository:
-            assert {i: c for i, c in readback.whole(repository).items() if i in kept} == kept
+        this.check()

@@ -10,21 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
-from repo import keyfile
-from repo.keys import KeyFile
-from repo.repository import Repository
 from repo.upkeep.verify import verify
-from tests.crash import scenes
+from tests.crash import killing, scenes
+from tests.crash.killing import counts, few_counts
 from tests.damage.small import Contents, Lost, lost_paths, read_back
 from tests.support import command, health, readback, tracer
-from tests.support.tracer import Call
-
-SAMPLE = 6
-"""Calls at which a repair is killed; all of them with --deep."""
-
-counts = pytest.mark.parametrize(
-    "count", [SAMPLE, pytest.param(0, marks=pytest.mark.deep, id="every")]
-)
 
 
 class Scene(NamedTuple):
@@ -33,6 +23,7 @@ class Scene(NamedTuple):
     hurt: command.Repository
     before: Contents
     after: Contents
+    ends: int = 4
 
     def fresh(self, folder: Path) -> command.Repository:
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +56,7 @@ class Scene(NamedTuple):
         done = subprocess.run(
             command.words("repair"), env=made.env, check=False, capture_output=True
         )
-        assert done.returncode == 4, done.stderr
+        assert done.returncode == self.ends, done.stderr
         with readback.opened(made) as opened:
             assert comparable(read_back(opened)) == comparable(self.after)
             report = verify(opened, level="data")
@@ -85,10 +76,7 @@ def comparable(contents: Contents) -> dict[str, dict[str, object]]:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("repair")
-    hurt = command.Repository(folder / "hurt")
-    hurt.home.mkdir(parents=True)
-    keyfile.create(hurt.key_file)
-    Repository.create(hurt.path, KeyFile(hurt.key_file), header=scenes.SMALL).close()
+    hurt = scenes.small_repository(folder / "hurt")
     for seed in (1, 2):
         scenes.plant(folder / "source", seed)
         hurt.run("ingest", folder / "source", "--streams", "1")
@@ -103,7 +91,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     assert lost_paths(before)
     scene = Scene(hurt, before, {})
     done = scene.fresh(folder / "done")
-    assert scene.traced(done).status == 4
+    assert scene.traced(done).status == scene.ends
     with readback.opened(done) as opened:
         return scene._replace(after=read_back(opened))
 
@@ -112,57 +100,17 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def test_a_killed_repair_loses_nothing_and_goes_on(
     scene: Scene, tmp_path: Path, count: int
 ) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    for call in scenes.sample(undisturbed.calls, count):
-        made = scene.fresh(tmp_path / "try")
-        result = scene.traced(made, scenes.at(call, tracer.KILL))
-        with scenes.told(f"killed before call {call.number}", result):
-            assert result.status in (-9, 4)
-            scene.sound(made)
-            scene.finish(made)
+    killing.kill_at_calls(scene, tmp_path, count)
 
 
 @counts
 def test_a_second_kill_hits_what_recovers(scene: Scene, tmp_path: Path, count: int) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    first = scenes.sample(undisturbed.calls, 5)[2]
-    killed = scene.fresh(tmp_path / "killed")
-    assert scene.traced(killed, scenes.at(first, tracer.KILL)).status == -9
-    shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
-    again = scene.traced(command.Repository(tmp_path / "undisturbed"))
-    assert again.status == 4
-    for call in scenes.sample(again.calls, count and 3):
-        shutil.rmtree(tmp_path / "try", ignore_errors=True)
-        shutil.copytree(tmp_path / "killed", tmp_path / "try")
-        made = command.Repository(tmp_path / "try")
-        result = scene.traced(made, scenes.at(call, tracer.KILL))
-        with scenes.told(f"killed again before call {call.number}", result):
-            scene.sound(made)
-            scene.finish(made)
+    killing.kill_again(scene, tmp_path, count, first=0.5)
 
 
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.deep, id="every")])
+@few_counts
 def test_a_repair_that_fails_says_so_and_goes_on(
     scene: Scene, tmp_path: Path, failure: int, count: int
 ) -> None:
-    undisturbed = scene.traced(scene.fresh(tmp_path / "try"))
-    for call in scenes.sample(undisturbed.calls, count):
-        made = scene.fresh(tmp_path / "try")
-        met: list[str] = []
-
-        def fail(each: Call, at: int = call.number, met: list[str] = met) -> object:
-            if each.number != at:
-                return None
-            met.append(each.name)
-            return failure
-
-        result = scene.traced(made, fail)
-        with scenes.told(f"call {call.number} failed", result):
-            assert "Traceback" not in result.err
-            assert "internal error" not in result.err
-            # A directory that is there need not be made.
-            harmless = met in ([], ["mkdir"])
-            assert result.status == 12 or (harmless and result.status == 4)
-            scene.sound(made)
-            scene.finish(made)
+    killing.fail_at_calls(scene, tmp_path, count, failure)

@@ -58,7 +58,8 @@ def copy(run: Invocation, /, points: tuple[str, ...], to: str, make: bool, **opt
     Without a POINT and without a choice all are copied. What the target holds already is not
     copied again, and points that were copied once are recognised, so that running the same
     command again and again keeps the target up to date. The content is encrypted for the
-    target's key. A copy keeps the time of its point.
+    target's key. A copy keeps the time of its point; pins stay behind, as each repository has
+    its own.
 
     The target is opened by --to-key-file and its like, by REPO_TO_PASSWORD_FILE and its like,
     else by what opens the origin. The exit status is 4 when the origin is damaged: the rest is

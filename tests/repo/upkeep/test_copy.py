@@ -27,8 +27,10 @@ from repo.format.node import (
     pack_page,
 )
 from repo.index.condemned import Condemned
+from repo.points import read_pin
 from repo.repository import Repository
 from repo.types import PointId
+from repo.upkeep import forget
 from repo.upkeep.copy import CopyProgress, CopyReport, CopyRequest, copy
 from repo.upkeep.losses import STEP
 from repo.upkeep.readback import read_back
@@ -455,6 +457,68 @@ def test_a_marked_copy_is_tried_again_when_asked(origin: Small, target: Reposito
     assert copied(origin, target, CopyRequest(again=True)).copied == []
     with origin.open() as repository:
         truth = contents_of(repository)
+    for point, there in report.copied:
+        assert contents_of(target)[there.id.hex()] == truth[point.id.hex()]
+
+
+def test_pins_stay_behind(original: Small, target: Repository) -> None:
+    """They say what one repository keeps; the other one has its own."""
+    with original.open() as repository:
+        point = repository.points()[0]
+        forget.pin(repository, point, reason="ours", until_ns=0, made_by="me")
+        try:
+            assert len(copy(repository, target, ALL).copied) == 2
+        finally:
+            forget.unpin(repository, point)
+    assert [read_pin(target.folder, target.keys, PointId(p.id)) for p in target.points()] == [
+        None,
+        None,
+    ]
+
+
+def test_what_another_run_has_copied_meanwhile_is_not_published_again(
+    original: Small, target: Repository
+) -> None:
+    """The other one is faster: it begins when the first point is in work, and ends before."""
+    others: list[CopyReport] = []
+
+    with original.open() as repository:
+
+        def meanwhile(state: CopyProgress) -> None:
+            if state.bytes_new and not others:
+                others.append(copy(repository, target, ALL))
+
+        report = copy(repository, target, ALL, on_progress=meanwhile)
+    (other,) = others
+    assert (len(other.copied), other.there) == (2, 0)
+    assert (report.copied, report.there) == ([], 2)
+    assert by_origin(target).keys() == {point.origin.point.hex() for point in target.points()}
+    assert len(target.points()) == 2
+
+
+def test_a_whole_copy_is_published_beside_a_marked_one_of_another_run(
+    origin: Small, target: Repository
+) -> None:
+    data = max(origin.segments(), key=lambda path: path.stat().st_size)
+    whole = data.read_bytes()
+    others: list[CopyReport] = []
+
+    with origin.open() as repository:
+
+        def meanwhile(state: CopyProgress) -> None:
+            if state.doing and not others:
+                break_at(data, 4000)
+                others.append(copy(repository, target, ALL))
+                data.write_bytes(whole)
+
+        report = copy(repository, target, ALL, on_progress=meanwhile)
+    with origin.open() as repository:
+        truth = contents_of(repository)
+    (other,) = others
+    marked = [point for point, there in other.copied if there.loss.noted_ns]
+    assert len(marked) == 2
+    assert [point for point, _ in report.copied] == marked[:1]
+    assert report.there == 1, "what was not begun yet waits for `again`, as ever"
     for point, there in report.copied:
         assert contents_of(target)[there.id.hex()] == truth[point.id.hex()]
 
