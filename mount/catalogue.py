@@ -92,6 +92,7 @@ class Catalogue:
         self._repository = repository
         self._summaries: dict[bytes, Summary] = {}
         self._damaged: set[bytes] = set()
+        self._forgotten: set[bytes] = set()  # just before they were read; they may come back
         self._named: frozenset[bytes] = frozenset()
         self.ids: frozenset[bytes] = frozenset()
         self.names = NO_NAMES
@@ -115,25 +116,33 @@ class Catalogue:
             point = self._repository.resolved(point)
         # JobFailed: a delta that is too large to be shown.
         except (Damaged, IndexUnusable, JobFailed) as failure:
+            if not self._repository.folder.has_point(PointId(point_id)):
+                self._forgotten.add(point_id)
+                return
             self._damaged.add(point_id)
             log.warning("%s", failure)
             return
         self._summaries[point_id] = Summary.of(point)
 
-    def is_damaged(self, point_id: bytes) -> bool:
-        """Whether the manifest of a point was found damaged."""
-        return point_id in self._damaged
+    def is_unreadable(self, point_id: bytes) -> bool:
+        """Whether the manifest of a point was found damaged, or gone, when it was to be read."""
+        return point_id in self._damaged or point_id in self._forgotten
+
+    def _list(self) -> frozenset[bytes]:
+        ids = frozenset(self._repository.folder.points())
+        self._forgotten -= ids
+        return ids
 
     def scan_ids(self) -> None:
         """Look which points there are."""
-        self.ids = frozenset(self._repository.folder.points())
+        self.ids = self._list()
 
     def scan(self) -> None:
         """Look which points there are, and read the manifests of those that are new."""
-        ids = frozenset(self._repository.folder.points())
+        ids = self._list()
         for point_id in ids:
             self.read(point_id)
         if ids != self._named:
             held = self._summaries
             self.names = name_points(held[one] for one in ids if one in held)
-        self.ids = self._named = ids
+        self.ids, self._named = ids, ids - self._forgotten

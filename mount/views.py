@@ -223,7 +223,7 @@ class RepositoryTree:
 
     def _summary(self, point_id: bytes) -> Summary | None:
         summary = self._catalogue.summary(point_id)
-        if summary is None and not self._catalogue.is_damaged(point_id):
+        if summary is None and not self._catalogue.is_unreadable(point_id):
             self._memory.source.work(lambda: self._catalogue.read(point_id))
             summary = self._catalogue.summary(point_id)
         return summary

@@ -149,18 +149,11 @@ class Repository:
     def points(self, on_damage: Callable[[Damaged], None] | None = None) -> list[Point]:
         """All points, oldest first by the time at which the repository received them.
 
-        A damaged manifest is handed to `on_damage`; without one, Damaged is raised.
+        One that is forgotten meanwhile may be missing. A damaged manifest is handed to
+        `on_damage`; without one, Damaged is raised.
         """
-        points: list[Point] = []
-        for point_id in self.folder.points():
-            try:
-                points.append(read_point(self.folder, self.keys, point_id))
-            except Damaged as damage:
-                if on_damage is None:
-                    raise
-                on_damage(damage)
-        points.sort(key=lambda point: (point.received_ns, point.id))
-        return points
+        points = self._read_points(on_damage, unfinished=False)
+        return sorted(points, key=lambda point: (point.received_ns, point.id))
 
     def unfinished(self, on_damage: Callable[[Damaged], None] | None = None) -> list[Point]:
         """The last checkpoints of runs that have not ended, oldest first by their beginning.
@@ -168,18 +161,21 @@ class Repository:
         What their trees hold must be kept as if they were points. One whose run ends meanwhile
         may be missing. Damage as in `points`.
         """
-        points: list[Point] = []
-        for point_id in self.folder.points(unfinished=True):
+        points = self._read_points(on_damage, unfinished=True)
+        return sorted(points, key=lambda point: (point.created_ns, point.id))
+
+    def _read_points(
+        self, on_damage: Callable[[Damaged], None] | None, *, unfinished: bool
+    ) -> Iterator[Point]:
+        for point_id in self.folder.points(unfinished=unfinished):
             try:
-                points.append(read_point(self.folder, self.keys, point_id, unfinished=True))
+                yield read_point(self.folder, self.keys, point_id, unfinished=unfinished)
             except Damaged as damage:
-                if point_id not in self.folder.points(unfinished=True):
-                    continue  # dropped meanwhile: its run has ended
+                if point_id not in self.folder.points(unfinished=unfinished):
+                    continue  # gone meanwhile
                 if on_damage is None:
                     raise
                 on_damage(damage)
-        points.sort(key=lambda point: (point.created_ns, point.id))
-        return points
 
     def point(self, spec: str, *, unfinished: bool = False, stored: bool = False) -> Point:
         """The point that a user means: an id prefix, `latest`, `latest:SOURCE` or `SOURCE@TIME`.

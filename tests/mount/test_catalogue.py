@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mount.catalogue import Summary, name_points, source_name
+from mount.catalogue import Catalogue, Summary, name_points, source_name
 from repo.format.node import Entry
-from repo.types import Kind
+from repo.types import Kind, PointId
+from tests.repo import made
 
 ROOT = Entry(b"", Kind.DIRECTORY, 0o755, 0, 0, 0, 0, 0, 1, 2, node=bytes(32))
 SECOND = 1_000_000_000
@@ -61,3 +65,24 @@ def test_points_of_one_second_are_told_apart() -> None:
     (times,) = name_points(points).by_source.values()
     first, *others = sorted(times, key=len)
     assert all(name.startswith(first + b"~") for name in others)
+
+
+def test_a_point_that_is_forgotten_while_it_is_read_may_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with made.make(tmp_path) as repository:
+        writer = repository.writer()
+        point = made.point_of(made.directory_entry(repository, writer, b"", []))
+        writer.commit(close=True)
+        writer.publish(point)
+        catalogue = Catalogue(repository)
+        with monkeypatch.context() as patch:  # it was there when the names were listed
+            patch.setattr(repository.folder, "points", lambda: iter([PointId(point.id)]))
+            repository.folder.set_aside(PointId(point.id))
+            catalogue.scan()
+        assert (catalogue.summary(point.id), dict(catalogue.names.latest)) == (None, {})
+        assert catalogue.is_unreadable(point.id)
+        repository.folder.put_back(PointId(point.id))
+        catalogue.scan()
+        assert list(catalogue.names.latest.values()) == [point.id]
+        assert caplog.text == ""

@@ -55,6 +55,25 @@ def test_an_unfinished_point_is_replaced_and_listed_apart(
 
 
 @pytest.mark.parametrize("unfinished", [True, False])
+def test_a_point_that_goes_while_points_are_read_is_no_damage(
+    repository: Repository, point: Point, monkeypatch: pytest.MonkeyPatch, *, unfinished: bool
+) -> None:
+    """Somebody else forgets points, or ends his run."""
+    points = [put(point, id=bytes([n]) * 16, unfinished=unfinished) for n in (1, 2)]
+    for each in points:
+        write(repository, each)
+    real = repository.folder.read_point
+
+    def reading(point_id: PointId, *, unfinished: bool = False) -> bytes:
+        data = real(point_id, unfinished=unfinished)
+        repository.folder.remove_point(PointId(points[1].id), unfinished=unfinished)
+        return data
+
+    monkeypatch.setattr(repository.folder, "read_point", reading)
+    assert (repository.unfinished() if unfinished else repository.points()) == points[:1]
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
 def test_a_change_of_names_is_seen(
     repository: Repository, point: Point, *, unfinished: bool
 ) -> None:
