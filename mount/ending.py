@@ -35,7 +35,7 @@ def _process(path: str) -> Iterator[int | None]:
     fd = None
     if found is not None and found.filesystem == mountpoint.FILESYSTEM:
         with contextlib.suppress(JobFailed, OSError, KeyError):
-            fd = os.pidfd_open(statistics.ask(found.device, found.path)["pid"])
+            fd = os.pidfd_open(statistics.ask(found)["pid"])
     try:
         yield fd
     finally:

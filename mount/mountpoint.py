@@ -22,16 +22,21 @@ READ_AHEAD_KIB: Final = 1024
 BACKGROUND_MAX: Final = 64
 _HOLDERS_SHOWN: Final = 8
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
+_OWNER: Final = re.compile(rb"(?:^|,)user_id=([0-9]+)")
 _MNT_DETACH: Final = 2
 
 
 class Mount(NamedTuple):
-    """A line of the kernel's list. `source` is the repository's path for mounts of ours."""
+    """A line of the kernel's list. `source` is the repository's path for mounts of ours.
+
+    owner: the number of the user who serves a FUSE mount; root for other file systems.
+    """
 
     path: str
     device: str
     filesystem: str
     source: str
+    owner: int = 0
 
 
 def mounts() -> list[Mount]:
@@ -40,8 +45,14 @@ def mounts() -> list[Mount]:
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split(b" ")
         behind = fields[fields.index(b"-") + 1 :]
-        found.append(Mount(_text(fields[4]), _text(fields[2]), _text(behind[0]), _text(behind[1])))
+        path, device, filesystem, source = map(_text, (fields[4], fields[2], *behind[:2]))
+        found.append(Mount(path, device, filesystem, source, _owner(behind[2])))
     return found
+
+
+def _owner(options: bytes) -> int:
+    found = _OWNER.search(options)
+    return int(found[1]) if found else 0
 
 
 def _text(field: bytes) -> str:

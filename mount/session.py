@@ -74,6 +74,7 @@ class _Session:
 
     def __init__(self, repository: Repository, request: MountRequest, where: str) -> None:
         self._where = where
+        self._is_ready = False
         self._request = request
         self._repository = repository
         self._bell = Bell()
@@ -110,8 +111,8 @@ class _Session:
     def run(self, on_ready: Callable[[], None]) -> None:
         """Mount, serve until the mount is gone, and clean up.
 
-        Never unmounts at the end: either it is done, or, after a failure of ours, the dead
-        mount has to be seen.
+        Does not unmount at the end: either it is done, or, after a failure of ours, the dead
+        mount has to be seen. Only one that never became ready goes: nobody relies on it yet.
         """
         adapter: Adapter
         if self._request.adapter == PYFUSE3:
@@ -128,6 +129,9 @@ class _Session:
             trio.run(self._serve, adapter, on_ready)
         finally:
             adapter.close()
+            if not self._is_ready:
+                with contextlib.suppress(RepoError, OSError):
+                    mountpoint.unmount(self._where, lazy=True)
 
     async def _serve(self, adapter: Adapter, on_ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as nursery:
@@ -147,6 +151,7 @@ class _Session:
             mountpoint.tune(found.device)
             await nursery.start(answer_questions, found.device, self._statistics)
         on_ready()
+        self._is_ready = True
 
     async def _heed_signals(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import socket
@@ -15,12 +16,17 @@ from typing import Any, Final
 import trio
 
 from mount.cache import CacheCounts
+from mount.mountpoint import Mount
 from mount.prefetcher import Prefetcher
 from mount.pusher import PushCounts
 from repo.errors import JobFailed
 
 _CREDENTIALS: Final = struct.Struct("iII")
 _ANSWER_SECONDS: Final = 5.0
+
+_Connection = socket.socket | trio.socket.SocketType
+
+log = logging.getLogger("repo.mount")
 
 
 class Statistics:
@@ -66,9 +72,17 @@ async def answer_questions(
     statistics: Statistics,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Tell the statistics to any process of the same user, or of root, that connects."""
+    """Tell the statistics to any process of the same user, or of root, that connects.
+
+    Tells nobody when the name is taken: any user of the machine may take it.
+    """
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        await listener.bind(_address(device))
+        try:
+            await listener.bind(_address(device))
+        except OSError as error:
+            log.warning("the statistics of this mount cannot be asked for: %s", error.strerror)
+            task_status.started()
+            return
         listener.listen()
         task_status.started()
         while True:
@@ -78,27 +92,35 @@ async def answer_questions(
                 await trio.sleep(_ANSWER_SECONDS)  # out of descriptors, say: later perhaps
                 continue
             with connection, trio.move_on_after(_ANSWER_SECONDS):
-                asked = connection.getsockopt(
-                    socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-                )
-                _, uid, _ = _CREDENTIALS.unpack(asked)
-                if uid in (0, os.geteuid()):
+                if _user_of(connection) in (0, os.geteuid()):
                     with suppress(OSError):
                         await connection.send(json.dumps(statistics.figures()).encode())
 
 
-def ask(device: str, where: str) -> dict[str, Any]:
-    """The statistics of the mount with this device number. Raises JobFailed when none answers."""
+def ask(mount: Mount) -> dict[str, Any]:
+    """The statistics of a mount of ours. Raises JobFailed when it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_SECONDS)
-            connection.connect(_address(device))
+            connection.connect(_address(mount.device))
+            # The name says nothing: whoever came first has it.
+            if _user_of(connection) not in (0, mount.owner):
+                raise ConnectionError("another user has the name of the socket")
             parts = []
             while part := connection.recv(65536):
                 parts.append(part)
         figures: dict[str, Any] = json.loads(b"".join(parts))
     except (OSError, ValueError) as error:
         raise JobFailed(
-            "the mount does not answer", where=where, next_step="ask as the user who mounted it"
+            "the mount does not answer",
+            where=mount.path,
+            next_step="ask as the user who mounted it",
         ) from error
     return figures
+
+
+def _user_of(connection: _Connection) -> int:
+    """The number of the user at the other end."""
+    option = socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(*option))
+    return int(uid)

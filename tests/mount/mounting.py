@@ -29,12 +29,13 @@ class Mount:
         self._log = log
         found = mountpoint.mount_at(path)
         assert found is not None
+        self._found = found
         self.device = found.device
         self.pid: int = self.statistics()["pid"]
 
     def statistics(self) -> dict[str, Any]:
         """Its counters."""
-        return ask(self.device, str(self.path))
+        return ask(self._found)
 
     def log(self) -> str:
         """What it has logged."""

@@ -190,6 +190,66 @@ def test_statistics_are_told(repository: Repository, at: Path) -> None:
             pass
 
 
+TAKE_THE_NAMES = """
+import os, selectors, socket, subprocess, sys, threading
+os.seteuid(65534)
+selector = selectors.DefaultSelector()
+for number in range(1, 400):
+    held = socket.socket(socket.AF_UNIX)
+    held.bind(f"\\0repo-mount-0:{number}")
+    held.listen()
+    selector.register(held, selectors.EVENT_READ)
+os.seteuid(0)
+
+def lie():
+    while True:
+        for key, _ in selector.select():
+            with key.fileobj.accept()[0] as connection:
+                connection.send(b'{"pid": 1}')
+
+threading.Thread(target=lie, daemon=True).start()
+mount, statistics = sys.argv[1:].copy(), sys.argv[1:].copy()
+statistics[statistics.index("latest")] = "--stats"
+sys.exit(subprocess.run(mount).returncode or subprocess.run(statistics).returncode)
+"""
+
+
+def test_who_has_taken_the_name_for_statistics_keeps_nobody_from_mounting(
+    repository: Repository, at: Path
+) -> None:
+    need.root()
+    # In a network of its own: these names are common to all processes of one.
+    inside = [need.tool("unshare"), "--net", sys.executable, "-c", TAKE_THE_NAMES]
+    done = subprocess.run(
+        [*inside, *command.words("mount", "latest", at)],
+        env=repository.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "repo: the mount does not answer" in done.stderr  # nor do strangers for it
+    assert (at / "file").read_bytes() == CONTENT
+    repository.run("umount", at)
+
+
+def test_a_mount_that_nobody_was_told_of_does_not_stay(repository: Repository, at: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command.words("mount", "latest", at),
+            env=repository.env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert mountpoint.mount_at(at) is None
+
+
 def test_a_service_manager_is_told(repository: Repository, at: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

@@ -14,13 +14,13 @@ from repo.errors import UsageError
 def test_names_in_the_list_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (
         rb"36 35 98:0 / /mnt/a\040b\134c\011d\012e rw,noatime master:1 - ext4 /dev/x rw" + b"\n"
-        rb"37 35 0:51 / /mnt/plain ro,nosuid - fuse.repo /srv/re\040po ro,user_id=0" + b"\n"
+        rb"37 35 0:51 / /mnt/plain ro,nosuid - fuse.repo /srv/re\040po ro,fd=3,user_id=1000" + b"\n"
         rb"38 35 0:52 / /mnt/plain ro shared:1 propagate_from:2 - tmpfs none rw" + b"\n"
     )
     monkeypatch.setattr(Path, "read_bytes", lambda _path: lines)
     first, second, third = mountpoint.mounts()
-    assert first == ("/mnt/a b\\c\td\ne", "98:0", "ext4", "/dev/x")
-    assert second == ("/mnt/plain", "0:51", "fuse.repo", "/srv/re po")
+    assert first == ("/mnt/a b\\c\td\ne", "98:0", "ext4", "/dev/x", 0)
+    assert second == ("/mnt/plain", "0:51", "fuse.repo", "/srv/re po", 1000)
     assert mountpoint.mount_at("/mnt/./x/../plain") == third
     assert mountpoint.mount_at("/mnt") is None
 

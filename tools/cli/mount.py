@@ -176,7 +176,7 @@ def _show_statistics(run: Invocation, directory: str) -> int:
             where=human.printable(directory),
             next_step="`findmnt -t fuse.repo` lists the mounts",
         )
-    figures = statistics.ask(found.device, found.path)
+    figures = statistics.ask(found)
     if run.console.json:
         run.console.emit(figures)
     else:
