@@ -67,7 +67,7 @@ def restore(
     SIGTERM), JobFailed when no worker can work.
     """
     started = time.monotonic()
-    with repository.lease("restore"):  # before anything is looked up
+    with repository.lease("restore", reading=True):  # before anything is looked up
         chosen = choose(repository.tree, point.root, paths)
         with (
             _opened(repository, to) as (root_fd, fresh),

@@ -65,7 +65,7 @@ def mount(repository: Repository, request: MountRequest, on_ready: Callable[[], 
     """
     where = mountpoint.check(request.mountpoint)
     allocator.settle()
-    with repository.lease(f"mount {where}"):
+    with repository.lease(f"mount {where}", reading=True):
         _Session(repository, request, where).run(on_ready)
 
 

@@ -310,7 +310,9 @@ class Repository:
 
     @property
     def index_path(self) -> Path:
-        """The folder of the index."""
+        """The folder of the index; the same as long as it is open."""
+        if self._environment is not None:
+            return self._environment.path
         return index_folder(self.path, self.header.repository_id, self._index_dir)
 
     @property
@@ -412,27 +414,42 @@ class Repository:
         """Trees of points, through the shared reader."""
         return Tree(self.reader)
 
-    def lease(self, purpose: str) -> Lease:
+    def lease(self, purpose: str, *, reading: bool = False) -> Lease:
         """A lease for a process that relies on what the index says, or a point, from now on.
 
         Take it before anything is looked up, and before the points are read that are relied on.
-        Raises TryLater when somebody has just removed segments that this index still names.
+        One for `reading` can be had also where nothing can be written. Raises TryLater when
+        somebody has just removed segments that this index still names.
         """
         environment = self.environment
         # What is looked up from here on, a writer looks at again when something is condemned.
         self._condemnations = Condemned(self.places).condemnations()
-        lease = Lease.acquire(
-            self.folder,
-            purpose,
-            environment.epoch(),
-            of_index=environment.identity,
-            first_segment=self.places.next_number(),
-        )
+        if reading:
+            lease = self._lease_for_reading(purpose)
+        else:
+            lease = Lease.acquire(
+                self.folder,
+                purpose,
+                environment.epoch(),
+                of_index=environment.identity,
+                first_segment=self.places.next_number(),
+            )
         try:
             self._check_removals(environment)
         except BaseException:
             lease.release()
             raise
+        return lease
+
+    def _lease_for_reading(self, purpose: str) -> Lease:
+        environment = self.environment
+        lease = Lease.acquire_for_reading(
+            self.folder, purpose, environment.epoch(), of_index=environment.identity
+        )
+        if lease.path is None:
+            self._on_notice(
+                f"nothing can be written to {self.path}: until this ends `repo gc` removes nothing"
+            )
         return lease
 
     def _check_removals(self, environment: Environment) -> None:

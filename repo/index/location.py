@@ -43,15 +43,19 @@ def index_folder(
     """The folder that the index of this repository belongs into; it need not exist yet.
 
     index_dir: the user's choice (`--index-dir`), a folder for the indexes of any number of
-    repositories. Without it: `index` in the repository when that lies on a local file system,
-    else a cache folder: /var/cache/repo for root, $XDG_CACHE_HOME/repo for others.
+    repositories. Without it: `index` in the repository when that lies on a local file system and
+    can be written to, else a cache folder: /var/cache/repo for root, $XDG_CACHE_HOME/repo for
+    others.
     Raises RepositoryFailed when the repository's file system cannot be asked.
     """
     name = bytes(repository_id).hex()
     if index_dir is not None:
         return Path(index_dir) / name
-    if is_local(repository_path):
-        return Path(repository_path) / INDEX
+    inside = Path(repository_path) / INDEX
+    if is_local(repository_path) and os.access(
+        inside if inside.exists() else repository_path, os.W_OK
+    ):
+        return inside
     return _cache_folder() / name
 
 

@@ -7,18 +7,24 @@ garbage collection to ask for leases older than an epoch.
 Order matters: a process acquires its lease first and looks up the index afterwards. Whatever
 was condemned before the lease could be seen is then missed by its look-ups; whatever is
 condemned later finds the lease.
+
+A reader that cannot write there (a disk that is full or mounted read-only) locks the folder of
+leases itself, shared. That tells no epoch, so that as long as it lasts nothing is removed.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
+from repo.errors import RepositoryFailed
 from repo.format import layout
 from repo.storage.durable import (
     DIRECTORY_MODE,
@@ -31,6 +37,10 @@ from repo.storage.durable import (
 )
 from repo.storage.folder import Folder
 from repo.types import KIB
+
+_CANNOT_WRITE: Final = frozenset(
+    (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
+)
 
 
 class LeaseInfo(NamedTuple):
@@ -57,7 +67,8 @@ class LeaseInfo(NamedTuple):
 class Lease:
     """A lease held by this process until `release`, the end of its `with` block, or its death."""
 
-    def __init__(self, path: Path, fd: int, info: LeaseInfo) -> None:
+    def __init__(self, path: Path | None, fd: int, info: LeaseInfo) -> None:
+        """`path`: its file; None for a lock of the folder of leases."""
         self.path = path
         self.info = info
         self._fd = fd
@@ -100,11 +111,38 @@ class Lease:
                 raise
         return cls(place / name, fd, info)
 
+    @classmethod
+    def acquire_for_reading(
+        cls, folder: Folder, purpose: str, epoch: int, *, of_index: str = ""
+    ) -> Self:
+        """The same for who writes nothing, also where nothing can be written. Raises as `acquire`.
+
+        What has no `path` then holds back whatever garbage collection wants to remove.
+        """
+        try:
+            return cls.acquire(folder, purpose, epoch, of_index=of_index)
+        except RepositoryFailed as failure:
+            cause = failure.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _CANNOT_WRITE:
+                raise
+            place = folder.path / layout.LEASES
+            try:
+                fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(fd, fcntl.LOCK_SH)  # held against this by lookers only, for a moment
+            except OSError:
+                raise failure from cause
+        name, started = "", datetime.now(UTC).isoformat(timespec="seconds")
+        info = LeaseInfo(name, os.getpid(), socket.gethostname(), purpose, epoch, started, of_index)
+        return cls(None, fd, info)
+
     def release(self) -> None:
         """Gives the lease up; a second call does nothing."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
+        if self.path is None:
+            os.close(fd)
+            return
         with repository_io("cannot give up a lease", self.path):
             try:
                 self.path.unlink(missing_ok=True)
@@ -137,6 +175,8 @@ def live(folder: Folder) -> list[LeaseInfo]:
                     found.append(_parse(name, os.pread(fd, 4 * KIB, 0)))
             finally:
                 os.close(fd)
+        if _is_locked(place):
+            found.append(LeaseInfo("", 0, "", "a reader that cannot write there", 0, ""))
     return sorted(found, key=lambda info: (info.epoch, info.name))
 
 
@@ -159,6 +199,20 @@ def sweep(folder: Folder) -> int:
         if place.is_dir():
             removed += sweep_temporaries(place)
     return removed
+
+
+def _is_locked(place: Path) -> bool:
+    """Whether a reader has locked the folder of leases, or somebody else looks just now."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not try_lock(fd)
+    except OSError:  # a file system where no folder can be locked: nobody has
+        return False
+    finally:
+        os.close(fd)
 
 
 def _names(place: Path) -> list[str]:

@@ -119,7 +119,7 @@ def copy(
             where=str(target.path),
             next_step="name another one with --to",
         )
-    with side(ORIGIN), origin.lease("copy"), _target_lease(target):
+    with side(ORIGIN), origin.lease("copy", reading=True), _target_lease(target):
         job = _Job(origin, target, request, on_progress, on_notice, stopped)
         return job.run()
 

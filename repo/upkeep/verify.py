@@ -147,7 +147,7 @@ class _Check:
         self._places = Places(environment)
         doubts_before = doubts(environment)
         with (
-            Lease.acquire(
+            Lease.acquire_for_reading(
                 self._folder, "verify", environment.epoch(), of_index=environment.identity
             ) as lease,
             closing(Fetcher(self._folder)) as fetcher,

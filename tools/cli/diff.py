@@ -45,7 +45,7 @@ def diff(run: Invocation, before: str, after: str, path: str, recursive: bool) -
 
     start = b"/".join(part for part in os.fsencode(path).split(b"/") if part not in (b"", b"."))
     counts = dict.fromkeys(_SIGNS, 0)
-    with run.open() as repository, repository.lease("diff"):
+    with run.open() as repository, repository.lease("diff", reading=True):
         old, new = repository.point(before), repository.point(after)
         tree = repository.tree
         differences = difference_of(

@@ -47,7 +47,7 @@ def find(
     from repo.upkeep.pattern import Pattern
 
     wanted = Pattern(pattern, ignore_case=ignore_case)
-    with run.open() as repository, repository.lease("find"):
+    with run.open() as repository, repository.lease("find", reading=True):
         points = chosen(run, repository, source, tags, specs)
         for match in find_in(
             repository.tree, points, wanted, kinds=[_KINDS[name] for name in types]

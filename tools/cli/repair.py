@@ -102,7 +102,7 @@ def _places(
         if (Path(place) / HEADER).is_file():
             other = other_of("from", "the second copy", place, options)
             repository = stack.enter_context(open_other(run, other))
-            stack.enter_context(repository.lease("repair of another"))
+            stack.enter_context(repository.lease("repair of another", reading=True))
             others.append(repository)
         else:
             sources.append(Path(place).absolute())

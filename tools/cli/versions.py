@@ -44,7 +44,7 @@ def versions(run: Invocation, path: str, source: str | None) -> None:
     """
     from repo.upkeep.versions import versions as versions_of
 
-    with run.open() as repository, repository.lease("versions"):
+    with run.open() as repository, repository.lease("versions", reading=True):
         points = chosen(run, repository, source)
         found = versions_of(repository.tree, points, os.fsencode(path))
     if not found:

@@ -72,6 +72,7 @@ def test_a_stopped_holder_is_alive(folder: Folder) -> None:
 
 def test_a_live_lease_that_cannot_be_read_holds_everything_back(folder: Folder) -> None:
     with Lease.acquire(folder, "ingest", 5) as held:
+        assert held.path is not None
         held.path.write_bytes(b"{")
         assert [info.epoch for info in lease.live(folder)] == [0]
 
