@@ -26,7 +26,7 @@ from mount.shelf import Shelf
 from mount.statistics import Statistics, answer_questions
 from mount.vfs import Branch, FileTree, Memory
 from mount.views import RepositoryTree
-from repo.errors import RepoError
+from repo.errors import RepoError, UsageError
 from repo.repository import Repository
 from repo.types import MIB
 
@@ -64,9 +64,21 @@ def mount(repository: Repository, request: MountRequest, on_ready: Callable[[], 
     UsageError for a point or mountpoint that will not do, and JobFailed.
     """
     where = mountpoint.check(request.mountpoint)
+    _check_hides_nothing(repository, Path(where).resolve())
     allocator.settle()
     with repository.lease(f"mount {where}", reading=True):
         _Session(repository, request, where).run(on_ready)
+
+
+def _check_hides_nothing(repository: Repository, where: Path) -> None:
+    """Raises UsageError for a mountpoint behind which the repository would be out of reach."""
+    for needed in (repository.path.resolve(), repository.index_path.resolve()):
+        if where == needed or where in needed.parents or needed in where.parents:
+            raise UsageError(
+                f"the mount would hide what it needs itself: {needed}",
+                where=str(where),
+                next_step="mount on a folder that is neither above nor in the repository",
+            )
 
 
 class _Session:

@@ -168,6 +168,14 @@ def test_what_cannot_be_mounted_is_said_at_once(
     assert mountpoint.mount_at(at) is None
 
 
+@pytest.mark.parametrize("place", ["", "..", "leases"])
+def test_a_mount_does_not_hide_the_repository(repository: Repository, place: str) -> None:
+    at = repository.path / place
+    done = repository.run("mount", "latest", at, status=2)
+    assert "would hide what it needs itself" in done.err
+    assert mountpoint.mount_at(at) is None
+
+
 def test_without_a_folder_the_default_one_is_needed(repository: Repository) -> None:
     done = repository.run("mount", "latest", status=2, env={"USER": "nobody-of-this-name"})
     assert "/run/media" in done.err
