@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from tests.crash import scenes
 from tests.repo.upkeep import collecting
 from tests.support import command, health, loopfs, readback, tracer
 from tests.support.template import copy
-from tests.support.tracer import Call, Traced
+from tests.support.tracer import Traced
 
 SAMPLE = 8
 """Calls at which each command is killed; all of them with --deep."""
@@ -104,7 +102,7 @@ def test_a_kill_of_a_collection_costs_nothing(scene: Scene, count: int) -> None:
 
 @counts
 def test_a_kill_of_the_collection_after_a_killed_one(scene: Scene, count: int) -> None:
-    """Borg 9748: an interrupted compaction leaves nothing that is relied on and is not there."""
+    """What recovers is killed as well: nothing that is relied on has gone."""
     kept = {point.id for point in scene.points[1::2]}
     first = traced(scene.forgotten(scene.fresh()), "gc")
     for call in scenes.sample(first.calls, 3 if count else 12):
@@ -135,57 +133,10 @@ def test_a_kill_of_a_forgetting_forgets_whole_points_or_none(scene: Scene, count
             scene.check(made, least=kept)
 
 
-def appends(call: Call) -> bool:
-    return call.name.startswith("pwritev") and "/segments/" in call.path
-
-
-def closes(call: Call) -> bool:
-    return call.name == "rename" and call.path.endswith(".open")
-
-
-@pytest.mark.parametrize("when", [appends, closes])
-def test_rustic_docs_144_a_collection_under_a_stopped_ingest(
-    scene: Scene, when: Callable[[Call], bool], tmp_path: Path
-) -> None:
-    """The ingest has found chunks that only forgotten points hold; it is stopped, and goes on.
-
-    Not inside a transaction of the index: there everybody waits for it.
-    """
-    made = scene.fresh()
-    shutil.copytree(scene.source, tmp_path / "source")
-    collecting.plant(tmp_path / "source", 3)
-    reports: list[bytes] = []
-
-    def decide(call: Call) -> object:
-        if when(call) and not reports:
-            with_points = command.words("forget", *(p.id.hex() for p in scene.points[:3]), "--yes")
-            subprocess.run(with_points, env=made.env, check=True, capture_output=True)
-            done = subprocess.run(
-                command.words("gc", "--json"), env=made.env, check=True, capture_output=True
-            )
-            reports.append(done.stdout)
-        return None
-
-    words = ("ingest", str(tmp_path / "source"), "--streams", "1")
-    result = traced(made, *words, decide=decide)
-    assert reports, "the ingest never came there"
-    with scenes.told("stopped", result):
-        assert result.status == 0
-        with readback.opened(made) as repository:
-            old, new = repository.points()
-            assert readback.content(repository, old) == scene.held[old.id]
-            assert readback.differences(repository, new, tmp_path / "source") == []
-            scene.held[new.id] = readback.content(repository, new)
-        try:
-            scene.check(made, least={old.id, new.id})
-        finally:
-            del scene.held[new.id]
-
-
 def test_a_collection_on_a_full_disk_gives_space_free(
     template: command.Repository, tmp_path: Path
 ) -> None:
-    """Borg 9849, 9853: it ends with 12 or does its work; then there is space for the next one."""
+    """It ends with 12 or does its work; then there is space for the next one."""
     source = tmp_path / "source"
     source.mkdir()
     with loopfs.mounted("ext4", tmp_path, size_bytes=64 * MIB) as filesystem:

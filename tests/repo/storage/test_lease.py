@@ -65,7 +65,7 @@ def test_a_killed_holders_lease_dies_with_it(folder: Folder) -> None:
 
 def test_a_stopped_holder_is_alive(folder: Folder) -> None:
     with child.running(HOLD, folder.path) as holder:
-        os.kill(holder.pid, 19)  # SIGSTOP: rustic-docs 144, a stopped writer must not be pruned
+        os.kill(holder.pid, 19)  # SIGSTOP: stopped is not dead
         assert [info.epoch for info in lease.live(folder)] == [5]
         assert lease.sweep(folder) == 0
 

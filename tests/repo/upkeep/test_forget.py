@@ -159,7 +159,7 @@ def test_a_damaged_manifest_is_told_and_left(repository: Repository) -> None:
     assert len(damages) == 1
 
 
-def test_restic_22057_a_client_that_forges_its_time_changes_nothing(
+def test_times_that_a_client_claims_change_nothing(
     repository: Repository,
 ) -> None:
     real = publish(repository, 3)

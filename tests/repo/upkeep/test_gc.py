@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from ingest.session import IngestRequest, ingest
 from repo.errors import Damaged, TryLater
 from repo.format import layout
 from repo.format.manifest import Point
@@ -268,32 +266,6 @@ def test_what_a_lease_may_still_read_goes_with_the_next_run(
     collecting.check(repository, {points[2].id: held[points[2].id]})
 
 
-def test_pbs_psa_2025_00019_a_point_that_comes_while_points_are_marked(
-    repository: Repository, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new point reuses what only a forgotten one held, just before that is condemned."""
-    points = versions(repository, source, 2)
-    shutil.copytree(source, tmp_path / "as before")
-    save(repository, source, 3)
-    gone(repository, points)
-    other = repository  # LMDB is opened once in a process
-    with other.lease("ingest"):
-        condemn = sweep._Sweep._condemn
-
-        def late(self: sweep._Sweep) -> None:
-            monkeypatch.undo()
-            request = IngestRequest(paths=[str(tmp_path / "as before")], streams=1)
-            assert ingest(other, request).bytes_stored < 20_000  # nearly all was found
-            condemn(self)
-
-        monkeypatch.setattr(sweep._Sweep, "_condemn", late)
-        assert not collect(repository).chunks_lost
-    assert quiet(collect(repository))
-    (point,) = [p for p in repository.points() if p.source_path.endswith("as before")]
-    assert readback.differences(repository, point, tmp_path / "as before") == []
-    collecting.check(repository, readback.whole(repository))
-
-
 @pytest.mark.parametrize("step", ["_condemn", "_choose", "_retire_dead", "_repack", "_finish"])
 def test_a_writer_that_found_chunks_before_they_were_condemned(
     repository: Repository,
@@ -324,24 +296,6 @@ def test_a_writer_that_found_chunks_before_they_were_condemned(
     again = repository.point(f"{7:032x}")
     assert readback.content(repository, again) == held
     collecting.check(repository, readback.whole(repository))
-
-
-def test_borg_9868_a_chunk_that_two_ingests_stored_twice(
-    repository: Repository, source: Path, tmp_path: Path
-) -> None:
-    chunks = made.contents(30)
-    for number, writer in enumerate((repository.writer(), repository.writer())):
-        ids = made.store(repository, writer, chunks)
-        rows = [(i, len(chunk)) for i, chunk in zip(ids, chunks, strict=True)]
-        root = made.directory_entry(repository, writer, b"", [made.file_entry(b"file", rows)])
-        writer.commit(close=True)
-        writer.publish(made.point_of(root, number))
-    held = readback.whole(repository)
-    report = collect(repository)
-    assert quiet(report)
-    assert report.bytes_freed > 0  # the second copy
-    collecting.check(repository, held)
-    assert quiet(collect(repository))
 
 
 def test_what_was_stored_since_the_marks_is_not_taken_for_dead(

@@ -84,7 +84,7 @@ def test_young_and_pinned_points_stay() -> None:
     }
 
 
-def test_restic_22057_a_point_from_the_future_pushes_nothing_out() -> None:
+def test_a_point_from_the_future_pushes_nothing_out() -> None:
     real = points(NOW - 3 * DAY, NOW - 2 * DAY, NOW - DAY)
     rules = Rules(last=2, daily=2, within_ns=2 * DAY)
     forged = [Candidate(b"f%d" % i, NOW + (i + 1) * 3650 * DAY, "a") for i in range(20)]
