@@ -99,7 +99,7 @@ def test_borg_9748_a_backup_after_an_interrupted_compaction(
         for place, call in enumerate(undisturbed.calls)
         if call.path.endswith(".removed") or (call.name == "rename" and "/segments/" in call.path)
     )
-    for call in scenes.sample(undisturbed.calls[first:], 6):
+    for call in scenes.sample(undisturbed.calls[first:], 4):
         shutil.rmtree(tmp_path / "try", ignore_errors=True)
         made = copy(small, tmp_path / "try")
         result = traced(made, "gc", decide=scenes.at(call, tracer.KILL))
