@@ -99,6 +99,7 @@ class Writer:
         self._folder = folder
         self._keys = keys
         self._header = header
+        self._meta_frame_bytes = header.class_frame_bytes(SegmentClass.META)
         self._environment = environment
         self._places = Places(environment)
         self._multiplexer = Multiplexer(folder, keys, header)
@@ -150,7 +151,7 @@ class Writer:
             return
         self._pending[chunk_id] = data
         self._pending_weight += weight(len(data))
-        if self._pending_weight >= self._header.frame_bytes:
+        if self._pending_weight >= self._meta_frame_bytes:
             self._flush_meta()
 
     def _flush_meta(self) -> None:

@@ -50,6 +50,9 @@ FEATURES_KNOWN: Final = 0
 SEGMENT_BYTES_MIN: Final = 64 * KIB
 """One block of the keyless checksums."""
 
+META_FRAME_BYTES_MAX: Final = 128 * KIB
+"""Frames of the class meta are closed at so many bytes, whatever the others take."""
+
 TAG_BYTES: Final = 32
 UNTAGGED: Final = bytes(TAG_BYTES)
 
@@ -92,6 +95,15 @@ class Header:
                 return self.meta_segment_bytes
             case SegmentClass.IMAGE:
                 return self.image_segment_bytes
+
+    def class_frame_bytes(self, segment_class: SegmentClass) -> int:
+        """The plain bytes at which a frame in a segment of this class is closed.
+
+        Nodes are looked up one by one, all over a tree: who wants one opens its whole frame.
+        """
+        if segment_class is SegmentClass.META:
+            return min(self.frame_bytes, META_FRAME_BYTES_MAX)
+        return self.frame_bytes
 
     def pack(self) -> bytes:
         """The 256 bytes, tag and checksum included."""

@@ -244,6 +244,7 @@ class Relayout:
         if self._writer is None:
             return
         contents = self._contents(frames, pool)
+        frame_bytes = self._repository.header.class_frame_bytes
         sealing: deque[tuple[SegmentId, Future[tuple[SealedFrame, memoryview]]]] = deque()
         for segment_class in (SegmentClass.META, SegmentClass.DATA):
             chunks = (
@@ -251,7 +252,7 @@ class Relayout:
                 for placed in window
                 if placed.segment_class == segment_class
             )
-            for portion in _portions(chunks, self._repository.header.frame_bytes):
+            for portion in _portions(chunks, frame_bytes(segment_class)):
                 (ticket,) = self._writer.tickets(1, segment_class)
                 key = self._repository.keys.container(ticket.salt, "segment", ticket.segment_id)
                 work = pool.submit(self._seal, key, ticket.number, portion)

@@ -59,7 +59,7 @@ class Repacker:
     def __init__(self, repository: Repository, places: Places, *, streams: int) -> None:
         self._repository = repository
         self._places = places
-        self._frame_bytes = repository.header.frame_bytes
+        self._frame_bytes = repository.header.class_frame_bytes
         self._multiplexer = Multiplexer(repository.folder, repository.keys, repository.header)
         self._pool = ThreadPoolExecutor(max_workers=max(1, streams), thread_name_prefix="repack")
         self._sealers = [Sealer(level=LEVEL) for _ in range(2 * max(1, streams))]
@@ -84,7 +84,7 @@ class Repacker:
         needed = [f for f in sorted(frames, key=lambda f: f.offset) if _keys(f) & alive]
         for frame, sealed in self._read(segment_id, needed):
             where = f"segment {segment_id.hex()}, frame {frame.number}"
-            if _keys(frame) <= alive and frame.plain_bytes * 2 >= self._frame_bytes:
+            if _keys(frame) <= alive and frame.plain_bytes * 2 >= self._frame_bytes(segment_class):
                 self._seal_rest(segment_class)  # the order of chunks stays
                 self._copy_frame(key, segment_class, frame.number, sealed, where)
             else:
@@ -136,7 +136,7 @@ class Repacker:
         rest.append((chunk_id, bytes(data)))
         total = self._rest_weight.get(segment_class, 0) + weight(len(data))
         self._rest_weight[segment_class] = total
-        if total >= self._frame_bytes:
+        if total >= self._frame_bytes(segment_class):
             self._seal_rest(segment_class)
 
     def _seal_rest(self, segment_class: SegmentClass) -> None:

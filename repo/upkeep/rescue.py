@@ -31,7 +31,7 @@ class Rescue:
         self._keys = repository.keys
         self._environment = repository.environment
         self._places = repository.places
-        self._frame_bytes = repository.header.frame_bytes
+        self._frame_bytes = repository.header.class_frame_bytes
         self._multiplexer = Multiplexer(repository.folder, repository.keys, repository.header)
         self._sealer = Sealer(level=level)
         self._pending: dict[SegmentClass, list[Chunk]] = {}
@@ -54,7 +54,7 @@ class Rescue:
         total = self._weights.get(segment_class, 0) + weight(len(data))
         self._weights[segment_class] = total
         self.chunks += 1
-        if total >= self._frame_bytes:
+        if total >= self._frame_bytes(segment_class):
             self._seal(segment_class)
             if self._bytes >= COMMIT_BYTES:
                 self.commit()

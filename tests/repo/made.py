@@ -33,12 +33,12 @@ def keys() -> Keys:
     return derive(Secret(bytes(range(32))), HEADER.repository_id)
 
 
-def make(folder: Path) -> Repository:
+def make(folder: Path, header: Header = HEADER) -> Repository:
     """Make a repository below `folder`; its index lies beside it."""
     key_file = folder / "key"
     keyfile.create(key_file)
     return Repository.create(
-        folder / "repository", KeyFile(key_file), header=HEADER, index_dir=folder / "indexes"
+        folder / "repository", KeyFile(key_file), header=header, index_dir=folder / "indexes"
     )
 
 

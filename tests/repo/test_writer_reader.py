@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repo.errors import Damaged, RepositoryFailed
+from repo.format.header import META_FRAME_BYTES_MAX
 from repo.format.place import Place
 from repo.index.environment import Transaction
 from repo.keys import ContainerKey
 from repo.repository import Repository
 from repo.sealer import Frame, open_frame
-from repo.types import KIB, ChunkId
+from repo.types import KIB, MIB, ChunkId
 from repo.writer import COMMIT_CHUNKS, Written
 from tests.repo import made
 
@@ -68,6 +70,20 @@ def test_nodes_come_back_and_are_stored_once(repository: Repository) -> None:
     assert writer.written.chunks == len(nodes)
     reader = repository.new_reader()
     assert [bytes(reader.chunk(i)) for i in ids] == nodes + nodes
+
+
+def test_to_read_a_node_a_small_frame_is_opened(tmp_path: Path) -> None:
+    header = replace(made.HEADER, frame_bytes=MIB, meta_segment_bytes=64 * MIB)
+    with made.make(tmp_path, header) as repository:
+        writer = repository.writer()
+        nodes = [bytes([number]) * 10 * KIB for number in range(100)]
+        ids = [made.put(repository, writer, data) for data in nodes]
+        writer.commit(close=True)
+        reader = repository.new_reader()
+        frames = {place[:2] for place in reader.places_of(ids)}
+        opened = reader.open_frames(sorted(frames))
+        assert sum(len(frame.chunks) for frame in opened) == len(nodes)
+        assert max(len(frame.content) for frame in opened) <= META_FRAME_BYTES_MAX + 10 * KIB
 
 
 def test_a_chunk_that_is_there_keeps_its_place(repository: Repository) -> None:
