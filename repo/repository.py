@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +15,7 @@ import msgspec
 from repo import recovery, unlock
 from repo.closing import close_abandoned
 from repo.errors import Damaged, TryLater, UsageError
+from repo.format import layout
 from repo.format.header import Header
 from repo.format.keyslot import KdfCost, KeySlot
 from repo.format.manifest import Point
@@ -29,14 +29,17 @@ from repo.index.probe import probe
 from repo.kept import Kept
 from repo.keys import Credential, Keys, derive, new_root
 from repo.lineage import lineage, merged
+from repo.pointname import names_source, until_ns
 from repo.points import read_forgotten, read_point
 from repo.reader import CACHE_BYTES, Reader
+from repo.storage.durable import repository_io
 from repo.storage.fetcher import Fetcher
 from repo.storage.folder import Folder
 from repo.storage.lease import Lease
 from repo.storage.lease import sweep as sweep_leases
+from repo.storage.reserve import Reserve, reserve_bytes
 from repo.tree import Tree
-from repo.types import PointId, RepositoryId, Secret
+from repo.types import PointId, RepositoryId, Secret, SegmentClass
 from repo.writer import Writer
 
 Notice = Callable[[str], None]
@@ -98,6 +101,9 @@ class Repository:
         folder.write_key(slot.slot_id.hex(), slot.pack())
         header = derive(root, header.repository_id).sign_header(header)
         folder.write_header(header.pack())
+        Reserve(folder.path / layout.RESERVE).keep(
+            reserve_bytes(header.segment_bytes(SegmentClass.DATA), 0)
+        )
         return cls(folder, header, root, index_dir=index_dir, on_notice=on_notice)
 
     @classmethod
@@ -195,10 +201,10 @@ class Repository:
         if spec == "latest":
             fitting = points
         elif spec.startswith("latest:"):
-            fitting = [p for p in points if _names_source(p, spec.removeprefix("latest:"))]
+            fitting = [p for p in points if names_source(p, spec.removeprefix("latest:"))]
         elif at:
-            until = _until_ns(time_text)
-            fitting = [p for p in points if _names_source(p, source) and p.received_ns <= until]
+            until = until_ns(time_text)
+            fitting = [p for p in points if names_source(p, source) and p.received_ns <= until]
         else:
             fitting = []
         if not fitting:
@@ -482,12 +488,36 @@ class Repository:
             if point_id in published:  # its run died just before it dropped its checkpoint
                 self.folder.remove_point(point_id, unfinished=True)
         sweep_leases(self.folder)
+        self.keep_reserve()
         recovery.sweep_indexes(self.index_path)
         if closed:
             found = recovery.reconcile(self.folder, self.keys, self.environment)
             for damage in found.damages:
                 self._on_notice(str(damage))
         return closed
+
+    # -- space ---------------------------------------------------------------------------------
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What garbage collection needs to give any space free on a full disk."""
+        return reserve_bytes(
+            self.header.segment_bytes(SegmentClass.DATA), self.places.segment_count()
+        )
+
+    def reserves(self) -> list[Reserve]:
+        """The reserve beside the segments, and one beside the index when that lies elsewhere."""
+        beside = self.index_path.parent
+        found = [Reserve(self.path / layout.RESERVE)]
+        with repository_io("cannot look at the index", beside):
+            if beside.exists() and beside.stat().st_dev != self.path.stat().st_dev:
+                found.append(Reserve(self.index_path.with_suffix(f".{layout.RESERVE}")))
+        return found
+
+    def keep_reserve(self) -> None:
+        """Make the reserve as large as it should be, as far as there is room."""
+        for reserve in self.reserves():
+            reserve.keep(self.reserve_bytes)
 
     def writer(self, *, level: int | None = 3) -> Writer:
         """A writer for one job. `level` is zstd's for nodes; None stores raw."""
@@ -499,23 +529,3 @@ class Repository:
             level=level,
             condemnations=self._condemnations,
         )
-
-
-def _names_source(point: Point, text: str) -> bool:
-    return text in (point.source_id, point.source_path)
-
-
-def _until_ns(text: str) -> int:
-    """The end of the day, hour, minute or second that a local ISO time names, in nanoseconds."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            "not a time", where=text, next_step="write it like 2026-01-31T18:00 or 2026-01-31"
-        ) from None
-    clock = text[11:].partition("+")[0].partition("-")[0]
-    if not clock:
-        moment += timedelta(days=1)
-    elif "." not in clock:
-        moment += (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))[clock.count(":")]
-    return int(moment.timestamp() * 1_000_000) * 1000 - 1

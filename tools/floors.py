@@ -49,6 +49,7 @@ FLOORS: Final = (
                 "repo.lineage",
                 "repo.merge",
                 "repo.multiplexer",
+                "repo.pointname",
                 "repo.points",
                 "repo.reach",
                 "repo.reader",

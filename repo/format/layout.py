@@ -7,6 +7,7 @@
     points/<id>.unfinished    the last checkpoint of a run that has not ended
     points/<id>.forgotten     a point that goes with the next garbage collection
     points/<id>.pin           why a point must not be forgotten
+    reserve                   blocks that are kept for garbage collection on a full disk
     snapshots/<id>            what a running ingest made on file systems of its sources
     segments/<xx>/<id>.damaged, points/<id>.damaged    set aside by a repair, and no part of it
 
@@ -29,6 +30,7 @@ POINTS: Final = "points"
 INDEX: Final = "index"
 LEASES: Final = "leases"
 SNAPSHOTS: Final = "snapshots"
+RESERVE: Final = "reserve"
 REMOVALS: Final = "leases/removals"
 GC_LOCK: Final = "leases/gc"
 

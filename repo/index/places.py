@@ -270,6 +270,11 @@ class Places:
             if not batch:
                 return
 
+    def segment_count(self) -> int:
+        """How many segments the index has."""
+        with self.environment.read() as txn:
+            return txn.stat(self._segments)["entries"]
+
     def next_number(self) -> int:
         """The number that the next segment gets: above those of all segments that ever were."""
         return self.environment.counter(_NEXT_SEGMENT)

@@ -28,7 +28,9 @@ HEADER_BYTES_MAX: Final = 64 * KIB
 KEY_BYTES_MAX: Final = 64 * KIB
 """What is read of these at most, whatever the length of the file."""
 
-_OURS: Final = frozenset((layout.HEADER, layout.INDEX, layout.SNAPSHOTS, *layout.DIRECTORIES))
+_OURS: Final = frozenset(
+    (layout.HEADER, layout.INDEX, layout.SNAPSHOTS, layout.RESERVE, *layout.DIRECTORIES)
+)
 
 
 class Folder:

@@ -179,7 +179,10 @@ class Repacker:
             self._append_next()
         segments = list(self._multiplexer.closable(everything=True))
         for segment in segments:
+            frames = sum(frame.sealed_bytes for frame in segment.frames)
             segment.close(self._repository.keys)
+            if frames:
+                self.bytes_written += segment.appender.size - frames  # header and footer
         numbers: dict[SegmentId, int] = {}
 
         def add(txn: Transaction) -> None:

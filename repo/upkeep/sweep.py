@@ -21,7 +21,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from repo import recovery
@@ -39,13 +39,14 @@ from repo.repository import Repository
 from repo.scanner import reader_of, scan
 from repo.storage.durable import FILE_MODE, repository_io, try_lock
 from repo.storage.lease import live
-from repo.types import CHUNK_KEY_BYTES, MIB, PointId, SegmentClass
+from repo.types import CHUNK_KEY_BYTES, MIB, PointId, SegmentClass, SegmentId
 from repo.upkeep.gcreport import GcProgress, GcReport, OnProgress
 from repo.upkeep.liveness import Liveness, SegmentState, segment_states
 from repo.upkeep.marker import Marker
 from repo.upkeep.marks import Marks
 from repo.upkeep.removal import Removal
 from repo.upkeep.repack import Repacker
+from repo.upkeep.room import Room, is_full, too_full
 
 REPACK_BELOW: Final = 0.7
 DEAD_LEFT_MAX: Final = 0.1
@@ -79,16 +80,27 @@ def collect(
     if not 0 <= repack_below <= 1:
         raise UsageError("the limit of repacking is a share between 0 and 100 %")
     began = time.monotonic()
+    streams = streams or len(os.sched_getaffinity(0))
     report = GcReport(dry_run=dry_run, reserve_bytes=RESERVE_BYTES)
+    room = Room(repository, on_notice)
     with ExitStack() as stack:
-        try:
-            if not dry_run:
-                stack.enter_context(_only_one(repository))
-                _go_on(repository, on_notice)
-            streams = streams or len(os.sched_getaffinity(0))
-            _Sweep(stack, repository, report, streams, on_progress).run(repack_below)
-        except RepositoryFailed as failure:
-            raise _with_reserve(failure, report) from failure
+        if not dry_run:
+            room.make_if_full()
+        while True:
+            try:
+                if not dry_run:
+                    stack.enter_context(_only_one(repository))
+                    _go_on(repository, on_notice)
+                _Sweep(stack, repository, report, room, streams, on_progress).run(repack_below)
+                break
+            except RepositoryFailed as failure:
+                stack.close()
+                if dry_run or not is_full(failure) or not room.make():
+                    raise too_full(failure, report.reserve_bytes) from failure
+                repository.close()  # an index that could not be written takes no more
+                report = GcReport(dry_run=dry_run, reserve_bytes=RESERVE_BYTES)
+    if not dry_run:
+        repository.keep_reserve()
     report.seconds = time.monotonic() - began
     return report
 
@@ -123,19 +135,6 @@ def _go_on(repository: Repository, on_notice: Callable[[str], None]) -> None:
         recovery.reconcile(repository.folder, repository.keys, repository.environment)
 
 
-def _with_reserve(failure: RepositoryFailed, report: GcReport) -> RepositoryFailed:
-    """A full disk: say how much space would do."""
-    if os.strerror(errno.ENOSPC) not in failure.what:
-        return failure
-    need = -(-report.reserve_bytes // MIB)
-    return RepositoryFailed(
-        failure.what,
-        where=failure.where,
-        next_step=f"garbage collection needs up to {need} MiB of free space for its own work: free "
-        "so much there and run the same command again; what it has given free stays free",
-    )
-
-
 class _Sweep:
     """One garbage collection."""
 
@@ -144,9 +143,11 @@ class _Sweep:
         stack: ExitStack,
         repository: Repository,
         report: GcReport,
+        room: Room,
         streams: int,
         on_progress: OnProgress,
     ) -> None:
+        self._room = room
         self._repository = repository
         self._folder = repository.folder
         self._dry_run = report.dry_run
@@ -156,7 +157,7 @@ class _Sweep:
         self._places = Places(repository.environment)
         self._condemned = Condemned(self._places)
         self._environment = repository.environment
-        scratch_folder = repository.index_path.parent
+        scratch_folder = room.scratch_folder()
         self._marks = stack.enter_context(Marks(scratch_folder, self._places.count()))
         seen = stack.enter_context(Scratch.make(scratch_folder))
         self._fresh: list[bytes] | None = None
@@ -335,7 +336,8 @@ class _Sweep:
         report.bytes_dead_left = left
         report.reserve_bytes = self._reserve(rewritten)
         if self._dry_run:
-            report.bytes_freed = report.bytes_dead - left
+            report.bytes_removed = sum(self._file_bytes(state.segment_id) for state in victims)
+            report.bytes_freed = report.bytes_removed - report.bytes_written
         else:
             report.bytes_written = report.segments_repacked = 0
         return victims
@@ -368,9 +370,15 @@ class _Sweep:
                 limit = self._repository.header.segment_bytes(segment_class)
                 copied: list[tuple[SegmentState, set[bytes]]] = []
                 began = repacker.bytes_written
-                for state in sorted(members, key=lambda s: s.number):
+                for state in self._in_order(members):
                     self._tell("repacking segments", done, len(states))
                     done += 1
+                    if not self._fits(state):
+                        self._replace(repacker, copied)  # which may give free what is missing
+                        copied, began = [], repacker.bytes_written
+                        if not self._fits(state):
+                            self._leave(state)
+                            continue
                     keys = self._copy(repacker, state)
                     if keys is not None:
                         copied.append((state, keys))
@@ -381,6 +389,27 @@ class _Sweep:
         finally:
             repacker.end()
         self.report.bytes_written = repacker.bytes_written
+
+    def _in_order(self, states: Sequence[SegmentState]) -> list[SegmentState]:
+        """As they were written; where not all can be rewritten at once, the smallest first."""
+        if sum(map(self._live_bytes, states)) > self._room.free():
+            return sorted(states, key=self._live_bytes)
+        return sorted(states, key=lambda state: state.number)
+
+    def _live_bytes(self, state: SegmentState) -> int:
+        """About what the live chunks of a segment take."""
+        share = self._liveness.alive_bytes[state.number] / max(1, state.plain_bytes)
+        return round(state.sealed_bytes * min(1, share))
+
+    def _fits(self, state: SegmentState) -> bool:
+        return self._live_bytes(state) + RESERVE_BYTES <= self._room.free()
+
+    def _leave(self, state: SegmentState) -> None:
+        """There is no room to rewrite a segment: the next run sees to it."""
+        short = self._live_bytes(state) + RESERVE_BYTES - self._room.free()
+        report = self.report
+        report.bytes_short = min(report.bytes_short or short, short)
+        report.segments_left += 1
 
     def _copy(self, repacker: Repacker, state: SegmentState) -> set[bytes] | None:
         """Copy what is alive in a segment; the keys of all that it holds. None when damaged."""
@@ -442,14 +471,23 @@ class _Sweep:
 
     def _finish(self) -> None:
         report = self.report
+        if report.segments_left and not self._removal.removed:
+            report.reserve_bytes = report.bytes_short
+            raise RepositoryFailed(
+                f"no room to rewrite any segment: {os.strerror(errno.ENOSPC)}",
+                where=str(self._folder.path),
+            )
         report.segments_removed = self._removal.removed
-        report.bytes_freed = self._removal.freed_bytes
+        report.bytes_removed = self._removal.freed_bytes
+        report.bytes_freed = report.bytes_removed - report.bytes_written
         held, holders = self._removal.held_back()
-        for segment_id in held:
-            path = self._folder.segment_path(segment_id)
-            if path.exists():
-                report.bytes_held_back += path.stat().st_size
+        report.bytes_held_back = sum(map(self._file_bytes, held))
         report.holders = [f"{h.purpose} (process {h.pid} on {h.host})" for h in holders]
+
+    def _file_bytes(self, segment_id: SegmentId) -> int:
+        with suppress(OSError):  # it is gone
+            return self._folder.segment_path(segment_id).stat().st_size
+        return 0
 
 
 def _keys(frames: Sequence[FooterFrame]) -> set[bytes]:

@@ -133,10 +133,50 @@ def test_a_kill_of_a_forgetting_forgets_whole_points_or_none(scene: Scene, count
             scene.check(made, least=kept)
 
 
-def test_a_collection_on_a_full_disk_gives_space_free(
+@pytest.mark.parametrize(("kind", "mebibytes"), [("ext4", 64), ("xfs", 320)])
+@pytest.mark.parametrize("wholly", [True, False], ids=["wholly dead", "partly dead"])
+def test_without_one_free_byte_a_collection_gives_space_free(
+    template: command.Repository, tmp_path: Path, kind: str, mebibytes: int, wholly: bool
+) -> None:
+    """It works in its reserve, and makes it anew."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with loopfs.mounted(kind, tmp_path, size_bytes=mebibytes * MIB) as filesystem:
+        made = copy(template, filesystem.path / "made")
+        if not wholly:
+            (source / "stays").write_bytes(os.urandom(4 * MIB))
+        for _ in range(3):
+            (source / "file").write_bytes(os.urandom(6 * MIB))
+            made.run("ingest", source)
+        made.run("forget", "--keep-last", "1", "--yes")
+        assert held(made) > 4 * MIB
+        _fill(filesystem.path)
+        before = os.statvfs(filesystem.path)
+        with pytest.raises(OSError, match="No space left"):
+            (filesystem.path / "more").write_bytes(bytes(4096))
+        done = made.run("gc", "--json")
+        assert "working in the reserve" in done.out
+        assert (done.summary()["bytes_written"] > 4 * MIB) is not wholly
+        after = os.statvfs(filesystem.path)
+        given = (after.f_bfree - before.f_bfree) * after.f_frsize + held(made)
+        assert given > 11 * MIB
+        assert done.summary()["segments_left"] == 0
+        assert held(made) > 0  # made anew
+        (filesystem.path / "filler").unlink()
+        with readback.opened(made) as repository:
+            (point,) = repository.points()
+            assert readback.differences(repository, point, source) == []
+            assert verify(repository, level="data").damages == []
+
+
+def held(made: command.Repository) -> int:
+    """The bytes of the reserve."""
+    return (made.path / "reserve").stat().st_blocks * 512
+
+
+def test_without_a_reserve_either_it_says_how_much_would_do(
     template: command.Repository, tmp_path: Path
 ) -> None:
-    """It ends with 12 or does its work; then there is space for the next one."""
     source = tmp_path / "source"
     source.mkdir()
     with loopfs.mounted("ext4", tmp_path, size_bytes=64 * MIB) as filesystem:
@@ -145,17 +185,16 @@ def test_a_collection_on_a_full_disk_gives_space_free(
             (source / "file").write_bytes(os.urandom(6 * MIB))
             made.run("ingest", source)
         made.run("forget", "--keep-last", "1", "--yes")
+        (made.path / "reserve").unlink()
+        _fill(filesystem.path)
+        full = made.run("gc", status=12)
+        assert "No space left on device" in full.err
+        need = int(full.err.partition("needs up to ")[2].split()[0])
+        assert need <= 64
         filler = filesystem.path / "filler"
-        _fill(filler)
-        full = made.run("gc", status=None)
-        assert full.status in (0, 12)
-        if full.status:
-            assert "No space left on device" in full.err
-            need = int(full.err.partition("needs up to ")[2].split()[0])
-            assert need <= 64
-            with open(filler, "r+b") as file:  # what it said must do
-                file.truncate(max(0, filler.stat().st_size - need * MIB))
-            made.run("gc")
+        with open(filler, "r+b") as file:  # what it said must do
+            file.truncate(max(0, filler.stat().st_size - need * MIB))
+        made.run("gc")
         status = os.statvfs(filesystem.path)
         assert status.f_bavail * status.f_frsize > 8 * MIB
         filler.unlink()
@@ -165,11 +204,13 @@ def test_a_collection_on_a_full_disk_gives_space_free(
             assert verify(repository, level="data").damages == []
 
 
-def _fill(path: Path) -> None:
-    with open(path, "ab", buffering=0) as file:
-        for size in (MIB, 4096):
+def _fill(folder: Path) -> None:
+    """Fill a file system to the last byte."""
+    with open(folder / "filler", "ab", buffering=0) as file:
+        for size in (MIB, 4096, 1):
             try:
                 while file.write(bytes(size)):
                     pass
             except OSError:
                 continue
+        os.fsync(file.fileno())

@@ -40,7 +40,7 @@ def test_a_mount_reads_what_is_forgotten_and_collected(
         made.run("forget", "--keep-last", "1", "--yes")
         summary = made.run("gc", "--json").summary()
         assert summary["chunks_dead"] > 0
-        assert summary["bytes_freed"] == 0
+        assert summary["bytes_removed"] == 0
         assert "mount" in summary["holders"][0]
         assert _content(mount.path) == before
     summary = made.run("gc", "--json").summary()

@@ -19,7 +19,7 @@ def leftovers(path: Path) -> list[str]:
     for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()
         top, _, rest = name.partition("/")
-        if name in {layout.GC_LOCK, layout.REMOVALS}:
+        if name in {layout.GC_LOCK, layout.REMOVALS, layout.RESERVE}:
             continue
         if top in ("header", "keys", "points", "segments", "index", "leases") and not (
             file.name.startswith(".") or file.suffix == ".open" or (top == "leases" and rest)

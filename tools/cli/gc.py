@@ -85,6 +85,11 @@ def gc(run: Invocation, dry_run: bool, repack_below: int, streams: int | str | N
             f"{human.plural(report.points_marked, 'point')} marked: what they have lost is known "
             "(`repo points` shows them)"
         )
+    if report.segments_left:
+        run.notice(
+            f"no room to rewrite {human.plural(report.segments_left, 'segment')}: run it again "
+            f"with {human.size(report.bytes_short)} more of free space"
+        )
     if run.console.json:
         run.console.event("summary", **asdict(report))
     else:
@@ -104,18 +109,25 @@ def _tell(run: Invocation, report: GcReport) -> None:
         say(f"{would} {human.plural(report.points_removed, 'forgotten point')} for good")
     if report.dry_run:
         say(
-            f"Would give about {human.size(report.bytes_freed)} free: "
-            f"{human.plural(report.segments_dead, 'dead segment')}, and "
-            f"{human.plural(report.segments_repacked, 'segment')} to be rewritten "
-            f"({human.size(report.bytes_written)}); needs up to "
-            f"{human.size(report.reserve_bytes)} of free space"
+            f"Would give free about {human.size(report.bytes_freed)}: {_figures(report)}; needs up "
+            f"to {human.size(report.reserve_bytes)} of free space"
         )
         return
+    gave = "Gave free" if report.bytes_freed >= 0 else "Took, until the next run,"
     say(
-        f"Gave {human.size(report.bytes_freed)} free, rewrote {human.size(report.bytes_written)} "
-        f"of {human.plural(report.segments_repacked, 'segment')}, "
+        f"{gave} {human.size(abs(report.bytes_freed))}: {_figures(report)}, "
         f"in {human.duration(report.seconds)}; about {human.size(report.bytes_dead_left)} dead left"
     )
     if report.bytes_held_back:
         holders = human.one_line(", ".join(report.holders)) or "leases that have just ended"
         say(f"{human.size(report.bytes_held_back)} go with the next run, held back by {holders}")
+
+
+def _figures(report: GcReport) -> str:
+    """What the bytes that are free came from; the same words for what would be and what was."""
+    return (
+        f"{human.size(report.bytes_removed)} of segments removed ("
+        f"{human.plural(report.segments_dead, 'dead one')}, "
+        f"{human.plural(report.segments_repacked, 'rewritten one')}), "
+        f"{human.size(report.bytes_written)} of them written anew"
+    )
