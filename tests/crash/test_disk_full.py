@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from repo.keys import KeyFile
+from repo.repository import Repository
 from repo.types import KIB, MIB
-from tests.crash import scenes
+from repo.upkeep.verify import verify
+from tests.crash import scenes, tight
 from tests.support import command, health, loopfs, readback
 from tests.support.template import copy
 
@@ -128,6 +134,101 @@ def test_a_file_system_without_inodes(
             (filesystem.path / f"taken{taken}").unlink()
         made.run("ingest", source)
         health.recovers(made, source, kept=kept(made))
+
+
+# -- operations on what is stored already -------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A repository on a small file system, and how much of that is free before it is filled."""
+
+    made: command.Repository
+    filler: Path
+
+    def leave(self, size: int) -> None:
+        """Take all space but about so many bytes."""
+        fill(self.filler)
+        os.truncate(self.filler, max(0, self.filler.stat().st_size - size))
+
+    def free(self) -> None:
+        self.filler.unlink()
+
+
+@pytest.fixture(scope="module")
+def aged(tmp_path_factory: pytest.TempPathFactory) -> command.Repository:
+    """Generations of a source, of which the last has some files of each, and another source."""
+    folder = tmp_path_factory.mktemp("aged")
+    made = scenes.small_repository(folder / "made")
+    for generation in range(5):
+        for number in range(900):
+            if number % 5 >= generation:
+                path = folder / "aged" / f"{number // 30}" / f"{number}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(random.Random(1000 * generation + number).randbytes(1200))
+        made.run("ingest", folder / "aged", "--source-id", "aged", "--streams", "1")
+    for number in range(1500):
+        path = folder / "many" / f"{number % 50}" / f"{number} of a name that takes some space"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    made.run("ingest", folder / "many", "--source-id", "many")
+    return made
+
+
+@pytest.fixture
+def stored(aged: command.Repository, tmp_path: Path) -> Iterator[Stored]:
+    with loopfs.mounted("ext4", tmp_path, size_bytes=64 * MIB) as filesystem:
+        yield Stored(copy(aged, filesystem.path / "made"), filesystem.path / "filler")
+
+
+MERGE = command.words("synth", "latest:aged", "latest:many", "--take", "latest:many:0=/aged/0")
+RELAYOUT = [sys.executable, tight.__file__, "synth", "latest:aged", "--relayout"]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        pytest.param(MERGE, 40 * KIB, id="merge-40K"),
+        pytest.param(RELAYOUT, 0, id="relayout-0K"),
+        pytest.param(RELAYOUT, 400 * KIB, id="relayout-400K"),
+        pytest.param(MERGE, 0, id="merge-0K", marks=pytest.mark.deep),
+        pytest.param(RELAYOUT, 100 * KIB, id="relayout-100K", marks=pytest.mark.deep),
+    ],
+)
+def test_a_full_disk_stops_a_synthesis_and_space_lets_it_go_on(
+    stored: Stored, words: list[str], left: int
+) -> None:
+    """Before its first byte, and in the middle; nothing is published, and nothing is lost."""
+    made = stored.made
+    before = kept(made)
+    stored.leave(left)
+    for _ in range(2):
+        done = subprocess.run(words, env=made.env, capture_output=True, check=False, text=True)
+        assert done.returncode == 12, done.stderr
+        assert "No space left on device" in done.stderr
+        assert "free space there" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert kept(made) == before
+    stored.free()
+    subprocess.run(words, env=made.env, capture_output=True, check=True)
+    after = kept(made)
+    assert len(after) == len(before) + 1
+    assert all(content in after for content in before)
+    assert made.run("gc", "--json").summary()["chunks_lost"] == 0
+    assert kept(made) == after
+    with readback.opened(made) as repository:
+        assert verify(repository, level="data").damages == []
+    assert health.leftovers(made.path) == []
+
+
+def test_a_full_origin_can_be_copied_away_from(stored: Stored, tmp_path: Path) -> None:
+    """Nothing is written there but a lease, and that can be done without."""
+    stored.leave(0)
+    words = ("copy", "--to", tmp_path / "there", "--init", "--to-key-file", tmp_path / "key")
+    result = stored.made.run(*words)
+    assert "until this ends `repo gc` removes nothing" in result.err
+    with Repository.open(tmp_path / "there", KeyFile(tmp_path / "key")) as repository:
+        copied = [readback.content(repository, point) for point in repository.points()]
+    assert copied == kept(stored.made)
 
 
 def test_init_on_a_full_disk_leaves_no_repository(tmp_path: Path) -> None:
