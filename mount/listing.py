@@ -13,7 +13,7 @@ from typing import Final
 
 from mount.target import check_name
 from repo.errors import Damaged
-from repo.format.node import Entry, Node, Run, parse_entries, parse_page
+from repo.format.node import Entry, Node, Run, check_total, parse_entries, parse_page
 from repo.reader import Reader
 from repo.types import ChunkId
 
@@ -31,11 +31,23 @@ def listing(reader: Reader, directory: Entry, on_damage: OnDamage) -> Iterator[E
     where = f"node {directory.node.hex()[:16]}"
     try:
         node = Node.parse(reader.chunk(ChunkId(directory.node)), where=where)
+        check_total(node.totals.entries, directory.entries_below, where=where)
     except Damaged as damage:
         on_damage(damage)
         return
     before = b""
+    left = directory.entries_below
     for entry in _merged(reader, node, on_damage):
+        left -= 1 + entry.entries_below
+        if left < 0:  # whoever went on could come by here again, without an end
+            on_damage(
+                Damaged(
+                    f"a tree's totals do not add up at {entry.name!r}",
+                    where=where,
+                    next_step="run `repo verify`",
+                )
+            )
+            return
         if entry.name <= before:
             on_damage(
                 Damaged(

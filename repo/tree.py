@@ -17,6 +17,7 @@ from repo.format.node import (
     Extent,
     Node,
     Run,
+    check_total,
     parse_entries,
     parse_extent_page,
     parse_extents,
@@ -44,9 +45,11 @@ class Tree:
         """The node of a directory entry; `place`, if known, saves looking it up. Raises Damaged."""
         where = f"node {directory.node.hex()[:16]}"
         node_id = ChunkId(directory.node)
-        if place is None:
-            return Node.parse(self._reader.chunk(node_id), where=where)
-        return Node.parse(self._reader.chunk_at(node_id, place), where=where)
+        reader = self._reader
+        data = reader.chunk(node_id) if place is None else reader.chunk_at(node_id, place)
+        node = Node.parse(data, where=where)
+        check_total(node.totals.entries, directory.entries_below, where=where)
+        return node
 
     def node_places(self, directories: Sequence[Entry]) -> list[Place | None]:
         """Where the nodes of several directories lie, with one look-up; None: nowhere known."""
@@ -78,6 +81,9 @@ class Tree:
         ours, theirs = (heapq.merge(*runs, key=attrgetter("name")) for runs in (old, new))
         left, right = next(ours, None), next(theirs, None)
         while left is not None or right is not None:
+            for entry, directory in ((left, before), (right, after)):
+                if entry is not None and entry.entries_below >= directory.entries_below:
+                    raise _endless(entry, directory)
             if right is None or (left is not None and left.name < right.name):
                 yield left, None
                 left = next(ours, None)
@@ -123,7 +129,10 @@ class Tree:
         """The entries of a directory with names above `after`, in the order of names."""
         if not directory.node:
             return iter(())
-        return self.entries_of(self.node(directory), after=after)
+        node = self.node(directory)
+        if after:
+            return self.entries_of(node, after=after)
+        return _counted(self.entries_of(node), directory)
 
     def entries_of(self, node: Node, *, after: bytes = b"") -> Iterator[Entry]:
         """The same of a node."""
@@ -220,6 +229,24 @@ class Tree:
         limits.check("extent level", level, limits.EXTENT_LEVELS_MAX, where="extent page")
         data = self._reader.chunk(ChunkId(page_id))
         return parse_extent_page(data, level, where=f"page {page_id.hex()[:16]}")
+
+
+def _counted(entries: Iterable[Entry], directory: Entry) -> Iterator[Entry]:
+    """The entries of a directory; none of which more lies below than is left of its total."""
+    left = directory.entries_below
+    for entry in entries:
+        left -= 1 + entry.entries_below
+        if left < 0:
+            raise _endless(entry, directory)
+        yield entry
+
+
+def _endless(entry: Entry, directory: Entry) -> Damaged:
+    return Damaged(
+        f"a tree's totals do not add up at {entry.name!r}",
+        where=f"node {directory.node.hex()[:16]}",
+        next_step="run `repo verify`",
+    )
 
 
 def _without(run: Run, page_ids: set[bytes]) -> Run:

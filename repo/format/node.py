@@ -268,6 +268,16 @@ class Node(NamedTuple):
         return cls(joined, listed, Totals(entries, size))
 
 
+def check_total(counted: int, claimed: int, *, where: str) -> None:
+    """Raises Damaged unless as many entries lie below a directory as is said of it."""
+    if counted != claimed:
+        raise Damaged(
+            f"a tree's totals do not add up: {counted} entries, not {claimed}",
+            where=where,
+            next_step=_NEXT,
+        )
+
+
 def _pack_run(run: Run) -> bytes:
     return _entries_encoder.encode(run.pages) if run.pages else run.entries
 

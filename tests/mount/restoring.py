@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -49,17 +50,28 @@ class Store:
             point = repository.point("latest")
             return restore(repository, point, to=to, paths=paths, streams=streams, **more)
 
-    def publish(self, entries: Sequence[Entry], *, chunks: Sequence[bytes] = ()) -> None:
-        """Make a point by hand: its root holds these entries, checked by nobody."""
+    def publish(
+        self,
+        entries: Sequence[Entry],
+        *,
+        chunks: Sequence[bytes] = (),
+        claimed: Mapping[bytes, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Make a point by hand: its root holds these entries, checked by nobody.
+
+        `claimed`: chunks under ids that are not theirs.
+        """
         with self.open() as repository:
             writer = repository.writer()
             for data in chunks:
                 writer.put_meta(repository.keys.chunk_id(data), data)
+            for chunk_id, data in claimed.items():
+                writer.put_meta(ChunkId(chunk_id), data)
             packed = node_of(entries)
             node = repository.keys.chunk_id(packed)
             writer.put_meta(node, packed)
             writer.commit(close=True)
-            writer.publish(_point(node))
+            writer.publish(_point(node, below(entries)))
 
     def chunk_id(self, data: bytes) -> ChunkId:
         """The id that a chunk has in this repository."""
@@ -85,8 +97,8 @@ class Store:
             return repository.tree.resolve(repository.point("latest").root, path)
 
 
-def _point(node: bytes) -> Point:
-    root = Entry(b"", Kind.DIRECTORY, 0o755, 0, 0, 1, 1, 0, 2, 2, node=node)
+def _point(node: bytes, entries: int) -> Point:
+    root = Entry(b"", Kind.DIRECTORY, 0o755, 0, 0, 1, 1, 0, 2, 2, node=node, entries_below=entries)
     return Point(
         id=secrets.token_bytes(16),
         source_id="by hand",
@@ -101,7 +113,12 @@ def _point(node: bytes) -> Point:
 def node_of(listed: Sequence[Entry], joined: Sequence[Entry] = ()) -> bytes:
     """A node with these entries, in the order given."""
     runs = [Run(len(es), pack_entries(es)) if es else EMPTY_RUN for es in (joined, listed)]
-    return Node(runs[0], runs[1], Totals(len(listed) + len(joined), 0)).pack()
+    return Node(runs[0], runs[1], Totals(below(listed) + below(joined), 0)).pack()
+
+
+def below(entries: Sequence[Entry]) -> int:
+    """How many entries these are with all that is below them."""
+    return sum(1 + entry.entries_below for entry in entries)
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch, *, range_bytes: int = 1 << 20) -> None:

@@ -13,7 +13,17 @@ import pytest
 from mount import listing
 from mount.restore import RestoreSummary
 from repo.errors import Damaged
-from repo.format.node import HOLE, Entry, Extent, pack_extents
+from repo.format.node import (
+    EMPTY_RUN,
+    HOLE,
+    Entry,
+    Extent,
+    Node,
+    Run,
+    Totals,
+    pack_entries,
+    pack_extents,
+)
 from repo.types import MIB, Kind
 from tests.mount.restoring import Store, leftovers, make_small, node_of
 from tests.support import compare, oddities
@@ -141,8 +151,8 @@ def _file(name: bytes, extents: bytes = b"", size: int = 0, **more: object) -> E
     return msgspec.structs.replace(entry, **more)
 
 
-def _directory(name: bytes, node: bytes) -> Entry:
-    return Entry(name, Kind.DIRECTORY, 0o755, 0, 0, 1, 1, 0, 4, 2, node=node)
+def _directory(name: bytes, node: bytes, below: int = 1) -> Entry:
+    return Entry(name, Kind.DIRECTORY, 0o755, 0, 0, 1, 1, 0, 4, 2, node=node, entries_below=below)
 
 
 def _symlink(name: bytes, target: bytes) -> Entry:
@@ -178,7 +188,7 @@ def test_a_symlink_and_then_a_directory_of_its_name_stay_inside(
     evil_too = node_of([directory], joined=[link])
     twice = node_of([link, directory])
     nodes = {b"x": evil, b"y": evil_too, b"z": twice}
-    entries = [_directory(name, store.chunk_id(node)) for name, node in nodes.items()]
+    entries = [_directory(name, store.chunk_id(node), 3) for name, node in nodes.items()]
     store.publish(entries, chunks=[inner, *nodes.values()])
     target = tmp_path / "target"
     if there:
@@ -267,20 +277,35 @@ def test_a_large_file_does_not_take_the_place_of_a_full_directory(
     assert os.listdir(target) == ["a"]
 
 
-def test_totals_that_lie_do_no_harm(
+def test_totals_that_lie_are_damage(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_small(monkeypatch)
     inner = node_of([_file(b"%03d" % number) for number in range(100)])
-    for entries_below, bytes_below in ((0, 0), (1 << 60, 1 << 60)):
-        lying = msgspec.structs.replace(
-            _directory(b"d", store.chunk_id(inner)),
-            entries_below=entries_below,
-            bytes_below=bytes_below,
-        )
-        store.publish([lying], chunks=[inner])
+    for entries_below in (0, 99, 101, 1 << 60):
+        lying = _directory(b"d", store.chunk_id(inner), entries_below)
+        store.publish([lying, _file(b"e")], chunks=[inner])
         summary = store.restore(tmp_path / f"{entries_below}", streams=2)
-        assert (summary.files, summary.problems) == (100, [])
+        assert (summary.files, _damaged(summary)) == (1, {b"d"})
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_directory_that_holds_itself_does_not_go_on_for_ever(
+    store: Store, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch)
+    # Nobody can compute such ids, but who has the keys may claim any.
+    own = b"the id of a node that holds this"
+    twice = [_directory(b"x", own, 2), _directory(b"y", own, 2)]
+    for totals, damaged in ((2, {b"a"}), (6, {b"a/x", b"a/y", b"a"})):
+        node = Node(EMPTY_RUN, Run(2, pack_entries(twice)), Totals(totals, 0)).pack()
+        store.publish([_directory(b"a", own, totals)], claimed={own: node})
+        target = tmp_path / f"{totals}"
+        assert _damaged(store.restore(target, streams=streams)) <= damaged
+        for words in (["ls", "-R", "latest"], ["find", "nothing"]):
+            assert "totals do not add up" in store.command.run(*words, status=4).err
+        own = own[::-1]
+        twice = [_directory(name, own, 2) for name in (b"x", b"y")]
 
 
 def test_a_file_with_links_that_lie_is_restored(store: Store, tmp_path: Path) -> None:
