@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from repo.errors import UsageError
 from repo.types import MIB
 from tests.support import need
+from tools.bench import mountreads
 from tools.bench.__main__ import main
 from tools.bench.case import Run
 from tools.bench.compare import compare, pair_ratios
@@ -257,6 +258,28 @@ def test_mounts_are_measured(tmp_path: Path, source: Path, stand_in: Path) -> No
     for item in results:
         for contender in item["contenders"]:
             assert contender["runs"][0]["remark"] is None
+
+
+def test_mounts_are_read_again_anywhere_and_slowly(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need.fuse()
+    monkeypatch.setattr(mountreads, "RANDOM_SECONDS", 0.2)
+    monkeypatch.setattr(mountreads, "SLOW_MILLISECONDS", 50)
+    target = tmp_path / "report.json"
+    words = ["mount-tar-again", "mount-random", "mount-slow", "--peers", "none", "--runs", "1"]
+    words += ["--source", str(source), "--work", str(tmp_path / "work"), "--json", str(target)]
+    result = CliRunner().invoke(main, [*words, "--no-pss"])
+    assert result.exit_code == 0, result.output
+    results = msgspec.json.decode(target.read_bytes())["results"]
+    runs = {item["case"]: item["contenders"][0]["runs"][0] for item in results}
+    assert list(runs) == [
+        *("mount-tar-again", "mount-random 1", "mount-random 4", "mount-slow ahead"),
+        "mount-slow plain",
+    ]
+    assert runs["mount-random 4"]["facts"]["reads"] > 0
+    assert runs["mount-random 4"]["facts"]["request_read"] > 0
+    assert runs["mount-slow plain"]["seconds"] > 0.05
 
 
 def test_a_restore_that_lacks_something_is_told(

@@ -82,7 +82,9 @@ def main(**options: object) -> None:
 
     Cases: ingest, ingest-again, restore, mount-find, mount-tar, mount-sequential, list and index
     (all of these when none is named); and such as take long: diff, merge, prune and aged make a
-    history of up to 30 backups first; resume kills a first backup after 30, 60 and 90 % and tells
+    history of up to 30 backups first; mount-tar-again reads a mount twice, mount-random reads
+    blocks of 4 KiB of the largest file, mount-slow all of it over a store that takes 5 ms more for
+    each read, fetching ahead and not; resume kills a first backup after 30, 60 and 90 % and tells
     what the next one reads again; increment (100 changes in --files files, and in ten times as
     many) and move (a folder with a tenth of them) back up a btrfs that they make in an image, as
     root, and leave the input alone. Machines are noisy: only the ratios of one run count.

@@ -18,6 +18,7 @@ from tools.bench.contender import BackupTool, Contender, remove_tree
 from tools.bench.increment import increment_cases, move_cases
 from tools.bench.inputs import Census, Say, Source, take_census
 from tools.bench.measure import Measurement, Meter
+from tools.bench.mountreads import again_cases, random_cases, slow_cases
 from tools.bench.resumption import resume_cases
 from tools.cli import human
 
@@ -34,6 +35,9 @@ CASE_NAMES = (
     "merge",
     "prune",
     "aged",
+    "mount-tar-again",
+    "mount-random",
+    "mount-slow",
     "resume",
     "increment",
     "move",
@@ -248,6 +252,9 @@ def find_cases(
             Case(f"aged {state}", partial(history.aged_read, source, state=state), alone=True)
             for state in history.STATES
         ],
+        "mount-tar-again": again_cases(source),
+        "mount-random": random_cases(source),
+        "mount-slow": slow_cases(source),
         "resume": resume_cases(source),
         "increment": increment_cases(files),
         "move": move_cases(files),
