@@ -94,7 +94,10 @@ class Claim(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 class FrameReady(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """A sealed frame lies in a slot. `through`: all chunks of claims up to it are in frames now."""
+    """A sealed frame lies in a slot. `through`: all chunks of claims up to it are in frames now.
+
+    `shares`: of each source that has chunks in it, by its number, their plain bytes.
+    """
 
     slot: int
     segment_id: bytes
@@ -103,6 +106,7 @@ class FrameReady(msgspec.Struct, array_like=True, frozen=True, tag=2):
     plain_bytes: int
     chunks: bytes
     through: int
+    shares: tuple[tuple[int, int], ...]
 
 
 class Directory(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -106,6 +106,10 @@ class JobSource:
     assembly: SourceAssembly = field(init=False)
     descent: Descent = field(init=False)
     failure: Problem | None = None
+    chunks_new: int = 0
+    nodes_new: int = 0
+    """Bytes that the repository had not when they were stored for this source."""
+
     as_point: Callable[[Entry, ProgressState], Point] | None = None
     """How what is there of it becomes a point; None: it is not kept before it is done."""
 
@@ -221,7 +225,7 @@ class Job:
         self._on_progress(self.state())
 
     def _begin(self, number: int, source: JobSource) -> None:
-        source.assembly = SourceAssembly(number, self._put_meta)
+        source.assembly = SourceAssembly(number, partial(self._put_meta, source))
         device = os.fstat(source.root_fd).st_dev
         source.descent = Descent(
             source.assembly, source.foundation, device, self._planner.next_id, self._on_notice
@@ -340,9 +344,14 @@ class Job:
     def _known(self, keys: Sequence[bytes]) -> set[bytes]:
         return self._places.known(keys)
 
-    def _put_meta(self, data: bytes) -> ChunkId:
+    def _put_meta(self, source: JobSource, data: bytes) -> ChunkId:
         chunk_id = self._keys.chunk_id(data)
-        self._committer.post(lambda: self._writer.put_meta(chunk_id, data), size=len(data))
+
+        def put() -> None:
+            if self._writer.put_meta(chunk_id, data):
+                source.nodes_new += len(data)
+
+        self._committer.post(put, size=len(data))
         return chunk_id
 
     async def _answer(self, handle: Handle, claim: channel.Claim) -> None:
@@ -371,6 +380,8 @@ class Job:
 
         self._committer.post(lambda: self._writer.append(segment_id, frame, data), done)
         self._claims.delivered(handle.number, ready.through)
+        for number, size in ready.shares:
+            self._sources[number].chunks_new += size
 
     # -- messages -----------------------------------------------------------------------------
 

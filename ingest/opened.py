@@ -54,8 +54,11 @@ class OpenedSource:
         return self.foundation.plan.kind if self.foundation.plan is not None else "none"
 
     def point(self, root: Entry, state: ProgressState) -> Point:
-        """The point with that root. `state` is the job's, of which new bytes are counted."""
+        """The point with that root. `state` is the job's, whose bytes on disk are shared out among
+        its sources by what was new of each.
+        """
         assembly = self.job_source.assembly
+        bytes_new = self.job_source.chunks_new + self.job_source.nodes_new
         users, groups = owner_names(assembly.owners)
         foundation = self.foundation
         before = [tree.point for tree in foundation.trees]
@@ -75,8 +78,8 @@ class OpenedSource:
                 files_reused=assembly.files_reused,
                 bytes_source=assembly.bytes_source,
                 bytes_read=assembly.bytes_read,
-                bytes_new=state.bytes_new,
-                bytes_stored=state.bytes_stored,
+                bytes_new=bytes_new,
+                bytes_stored=round(state.bytes_stored * bytes_new / (state.bytes_new or 1)),
                 seconds=state.seconds,
             ),
             snapshot=self.snapshot.record(),

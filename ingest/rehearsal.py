@@ -36,8 +36,9 @@ class Rehearsal:
             total.stored_bytes + frame.sealed_bytes,
         )
 
-    def put_meta(self, _chunk_id: ChunkId, _data: bytes) -> None:
+    def put_meta(self, _chunk_id: ChunkId, _data: bytes) -> bool:
         """Nodes are not counted: they tell of the source, they are not its content."""
+        return False
 
     def begin_checkpoint(self) -> Checkpoint:
         """A checkpoint that covers nothing."""

@@ -9,7 +9,8 @@ the memory shared with the master; no free slot means waiting: that is the back-
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
+from itertools import compress, pairwise
 from typing import Any, Final
 
 from ingest.channel import (
@@ -69,12 +70,15 @@ class Stream:
         self._sealer = Sealer(level=start.levels[0] if start.levels else None)
         self._batch: list[Chunk] = []
         self._batch_weight = 0
+        self._batch_starts: list[tuple[int, int]] = [(0, 0)]
+        """From which chunk of the batch on they are of which source."""
         self._sequence = 0
-        self._asked: deque[list[Chunk]] = deque()
+        self._asked: deque[tuple[list[Chunk], list[tuple[int, int]]]] = deque()
         self._answers: deque[Answer] = deque()
         self._packing = False
         self._frame: list[Chunk] = []
         self._frame_weight = 0
+        self._frame_shares: Counter[int] = Counter()
         self._through = 0
         self._flush_wanted = False
         self._halting = False
@@ -120,16 +124,20 @@ class Stream:
                 self._handle(self._channel.receive())
         if len(self.tasks) == TASKS_LOW:
             self._channel.flush()  # so that more arrive while these are done
-        return self.tasks.popleft()
+        task = self.tasks.popleft()
+        if task.source != self._batch_starts[-1][1]:
+            self._batch_starts.append((len(self._batch), task.source))
+        return task
 
     def _claim(self) -> None:
         self._sequence += 1
         keys = b"".join([chunk_id[:CHUNK_KEY_BYTES] for chunk_id, _ in self._batch])
         self._channel.send(Claim(self._sequence, keys))
         self._channel.flush()
-        self._asked.append(self._batch)
+        self._asked.append((self._batch, self._batch_starts))
         self._batch = []
         self._batch_weight = 0
+        self._batch_starts = [(0, self._batch_starts[-1][1])]
         while len(self._asked) > CLAIMS_IN_FLIGHT:
             self._handle(self._channel.receive())
         while (message := self._channel.receive_ready()) is not None:
@@ -181,15 +189,18 @@ class Stream:
 
     def _pack(self, answer: Answer) -> None:
         self._tickets.extend(answer.tickets)
-        batch = self._asked.popleft()
-        fresh = [chunk for chunk, new in zip(batch, answer.new, strict=True) if new]
-        for position, chunk in enumerate(fresh, 1):
-            self._frame.append(chunk)
-            self._frame_weight += weight(len(chunk[1]))
-            if self._frame_weight >= self._frame_bytes:
-                whole = position == len(fresh)
-                self._through = answer.sequence - (not whole)
-                self._seal()
+        batch, starts = self._asked.popleft()
+        left = sum(answer.new)
+        for (start, source), (stop, _) in pairwise([*starts, (len(batch), -1)]):
+            for chunk in compress(batch[start:stop], answer.new[start:stop]):
+                left -= 1
+                length = len(chunk[1])
+                self._frame.append(chunk)
+                self._frame_shares[source] += length
+                self._frame_weight += weight(length)
+                if self._frame_weight >= self._frame_bytes:
+                    self._through = answer.sequence - bool(left)
+                    self._seal()
         self._through = answer.sequence
 
     def _flush(self) -> None:
@@ -211,9 +222,11 @@ class Stream:
         start = slot * self._slot_bytes
         out = self._slots[start : start + self._slot_bytes]
         frame = self._sealer.seal(key, ticket.number, self._frame, out)
-        self._channel.send(FrameReady(slot, ticket.segment_id, *frame, self._through))
+        shares = tuple(self._frame_shares.items())
+        self._channel.send(FrameReady(slot, ticket.segment_id, *frame, self._through, shares))
         self._frame = []
         self._frame_weight = 0
+        self._frame_shares.clear()
 
     def _choose_level(self, *, waited: bool) -> None:
         """Compress harder while the store is what we wait for, and faster when it is not."""

@@ -143,16 +143,20 @@ class Writer:
             total.stored_bytes + frame.sealed_bytes,
         )
 
-    def put_meta(self, chunk_id: ChunkId, data: bytes) -> None:
-        """Store a node, page or problem list of that id, unless the repository holds it."""
+    def put_meta(self, chunk_id: ChunkId, data: bytes) -> bool:
+        """Store a node, page or problem list of that id, unless the repository holds it.
+
+        Whether it was new.
+        """
         key = chunk_id[:CHUNK_KEY_BYTES]
         held = key in self._uncommitted or key in self._committing or chunk_id in self._pending
         if held or self._places.known([key]):
-            return
+            return False
         self._pending[chunk_id] = data
         self._pending_weight += weight(len(data))
         if self._pending_weight >= self._meta_frame_bytes:
             self._flush_meta()
+        return True
 
     def _flush_meta(self) -> None:
         if not self._pending:

@@ -44,7 +44,7 @@ TO_WORKER: list[Any] = [
 
 FROM_WORKER: list[Any] = [
     channel.Claim(1, b"k" * 32),
-    channel.FrameReady(1, b"s" * 16, 2, 3, 4, b"chunks", 5),
+    channel.FrameReady(1, b"s" * 16, 2, 3, 4, b"chunks", 5, ((0, 4),)),
     channel.Listed(
         1,
         2,

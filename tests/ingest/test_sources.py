@@ -183,6 +183,33 @@ def test_several_sources_make_several_points_and_share_segments(
             assert readback.differences(repository, point, Path(point.source_path)) == []
 
 
+@pytest.mark.parametrize("streams", ["1", "3"])
+def test_each_source_says_what_was_new_of_it(
+    made: command.Repository, tmp_path: Path, streams: str
+) -> None:
+    """Who stores a chunk first counts it; what is on disk is shared out in the same proportion."""
+    shared = random.Random(1).randbytes(2 * MIB)
+    for name, own in (("a", 3 * MIB), ("b", 0), ("c", MIB), ("d", 0)):
+        source = plant(tmp_path / name, *(f"{n}/{m}" for n in range(9) for m in range(9)))
+        (source / "own").write_bytes(random.Random(name).randbytes(own))
+        if name != "c":
+            (source / "shared").write_bytes(shared)
+    sources = [tmp_path / name for name in "abcd"]
+    summary = made.run("ingest", *sources, "--streams", streams, "--json").summary()
+    points = made.run("points", "--json").events()
+    new = {point["source"][-1]: point["bytes_new"] for point in points}
+    assert sum(new.values()) == summary["bytes_new"]
+    stored = sum(point["bytes_stored"] for point in points)
+    assert abs(stored - summary["bytes_stored"]) <= len(points)
+    assert 3 * MIB <= new["a"] < 5 * MIB + 100 * KIB
+    assert MIB <= new["c"] < MIB + 100 * KIB
+    assert max(new["b"], new["d"]) < 2 * MIB + 100 * KIB
+    if streams == "1":
+        assert min(new["a"] - 5 * MIB, 100 * KIB - new["b"], 100 * KIB - new["d"]) > 0
+    made.run("ingest", *sources, "--streams", streams)
+    assert {p["bytes_new"] for p in made.run("points", "--json").events()[4:]} == {0}
+
+
 def test_a_source_inside_another(made: command.Repository, tmp_path: Path) -> None:
     source = plant(tmp_path / "source", "inner/file", "outer")
     made.run("ingest", source, source / "inner")

@@ -123,6 +123,7 @@ class Master:
         key = KEYS.container(SALT, "segment", SEGMENT)
         key.check_commitment(key.commitment, where="")
         frame = open_frame(key, ready.number, data, where="")
+        assert ready.shares == ((0, ready.plain_bytes),)
         for chunk_id in frame.chunks:
             chunk = frame.chunk(chunk_id)
             assert chunk is not None
