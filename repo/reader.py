@@ -192,6 +192,7 @@ class Reader:
             )
         offset, length, _ = TABLE_ROW.unpack_from(row.frames, start)
         limits.check("frame length", length, limits.FRAME_PLAIN_MAX * 2, least=1, where=where)
+        limits.check("frame offset", offset, 2 * limits.SEGMENT_BYTES_MAX, where=where)
         return row.segment_id, offset, length
 
     def segment_key(self, segment_id: SegmentId) -> ContainerKey:

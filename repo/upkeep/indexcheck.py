@@ -19,7 +19,7 @@ from repo.index.condemned import Condemned
 from repo.index.places import Places
 from repo.multiplexer import frame_table
 from repo.types import SegmentId
-from repo.upkeep.damage import Findings
+from repo.upkeep.damage import RELATED_MAX, Findings
 from repo.upkeep.survey import Survey
 
 _BATCH: Final = 4096
@@ -35,6 +35,8 @@ class IndexCheck:
         self._condemned = Condemned(places)
         self._findings = findings
         self._confirmed: Counter[int] = Counter()  # rows by segment number, of those compared
+        self._elsewhere: dict[int, list[bytes]] = {}  # keys by the segment that the index names
+        self._elsewhere_count = 0
 
     def segment(self, survey: Survey) -> None:
         """Compare what a footer lists with the index; a segment without one is left out."""
@@ -71,8 +73,16 @@ class IndexCheck:
                         yield key, _LOST
                 elif place == (number, frame, offset, length):
                     self._confirmed[number] += 1
-                elif place.segment == number and not _holds(frames, key, place):
+                elif place.segment != number:
+                    self._note_elsewhere(place.segment, key)
+                elif not _holds(frames, key, place):
                     yield key, _WRONG
+
+    def _note_elsewhere(self, number: int, key: bytes) -> None:
+        """The index has a chunk in another segment: it was stored twice, or its place rotted."""
+        if self._elsewhere_count < RELATED_MAX:
+            self._elsewhere_count += 1
+            self._elsewhere.setdefault(number, []).append(key)
 
     def _tell(self, segment_id: SegmentId, differences: Iterable[tuple[bytes, str]]) -> None:
         damages = {}
@@ -94,7 +104,10 @@ class IndexCheck:
             if held[number] != confirmed:
                 segment_id = self._places.segment(number).segment_id
                 what = f"{held[number] - confirmed} places of the index are in no footer"
-                self._findings.index(what, segment_id=segment_id)
+                damage = self._findings.index(what, segment_id=segment_id)
+                # Which of them cannot be told any more: whoever relies on one that may be is named.
+                for key in self._elsewhere.get(number, ()):
+                    self._findings.relate(key, damage)
 
 
 def _batches(frames: Sequence[FooterFrame]) -> Iterator[list[tuple[bytes, Place]]]:
