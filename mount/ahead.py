@@ -95,7 +95,9 @@ class Ahead:
             entry = walked.entry
             if walked.directory.node != directory.node:
                 break
-            if entry.kind == Kind.FILE and 0 < entry.size <= PUSHED_BYTES_MAX:
+            # A hard link's number may be another's by the time that the kernel takes the content.
+            single = entry.kind == Kind.FILE and entry.nlink <= 1
+            if single and 0 < entry.size <= PUSHED_BYTES_MAX:
                 content = branch.content_of(walked)
                 try:
                     parts = content.read(0, entry.size, self._shelf)

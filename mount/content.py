@@ -10,6 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from xxhash import xxh3_64_intdigest
+
 from mount.source import ChunkSource
 from repo.errors import Damaged
 from repo.format import limits
@@ -227,6 +229,16 @@ def _zeros(length: int) -> Iterator[memoryview]:
         part = _ZEROS[:length]
         yield part
         length -= len(part)
+
+
+def fingerprint(entry: Entry) -> int:
+    """What names of one file have in common besides its inode number: the same content.
+
+    A number alone proves nothing: a source that was read while it lived may have given it to
+    another file, and in the tree of a delta a name may be newer than its base's other ones.
+    """
+    rows = b"%d/%d/%d/" % (entry.size, entry.extent_level, entry.rdev) + entry.target
+    return xxh3_64_intdigest(entry.extents, seed=xxh3_64_intdigest(rows))
 
 
 def blocks_of(entry: Entry) -> int:

@@ -283,9 +283,14 @@ class Device:
         room = wanted.room
         parts: list[bytes] = []
         links: list[Found] = []
+        told: dict[int, Found] = {}
         position = wanted.start
         try:
             for name, found in answers.listed(wanted.number, position):
+                if found.link is not None:
+                    same = told.setdefault(found.number, found)
+                    if same.link is not None and same.link[0] != found.link[0]:
+                        break  # another file: it gets another number once this one is held
                 packed = protocol.listed(
                     name, shown(found), found.generation, _seconds_of(found), position + 1
                 )

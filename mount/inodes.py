@@ -82,17 +82,20 @@ def rank_of(low: int) -> int:
 
 
 class Identity(NamedTuple):
-    """What the names of one file have in common: file system and inode number in the source."""
+    """What the names of one file have in common: file system and inode number in the source, and
+    a fingerprint of the content. Only the first two make the number.
+    """
 
     volume: int
     inode: int
+    content: int = 0
 
 
 def pack_identity(identity: Identity) -> int:
     """The low part that a hard link takes first; below 2^37 for inodes taken as they are."""
     if identity.volume == 0 and 0 <= identity.inode < _HASHED:
         return identity.inode
-    text = b"%d/%d" % identity
+    text = b"%d/%d" % identity[:2]
     return _HASHED | xxh3_64_intdigest(text) & (_HASHED - 1)
 
 
@@ -142,6 +145,11 @@ class HardLinks:
                     link.count -= count
                     if link.count <= 0:
                         del self._links[number]
+
+    def identity(self, number: int) -> Identity | None:
+        """What has this number; None when the kernel was not told the number."""
+        link = self._links.get(number)
+        return None if link is None else link.identity
 
     def rank(self, number: int) -> int | None:
         """The rank of a name of the link; None when the kernel was not told the number."""

@@ -11,21 +11,25 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from mount.content import fingerprint
 from mount.restoreproblem import Path
 from repo.format.node import Entry
 
 
 class Group(NamedTuple):
-    """A file with several names: the file system of the source it is on, its inode, its kind."""
+    """A file with several names: the file system of the source it is on, its inode, its kind, and
+    a fingerprint of its content.
+    """
 
     volume: int
     inode: int
     kind: int
+    content: int = 0
 
     @classmethod
     def of(cls, entry: Entry, volume: int) -> Group:
         """The group of an entry with several links, in a directory on `volume`."""
-        return cls(volume, entry.inode, entry.kind)
+        return cls(volume, entry.inode, entry.kind, fingerprint(entry))
 
 
 class Asked(NamedTuple):

@@ -14,7 +14,7 @@ from itertools import islice, pairwise
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from mount import inodes
-from mount.content import Content
+from mount.content import Content, fingerprint
 from mount.directory import Child, Directory, Part, is_open_directory, parse_part
 from mount.inodes import HardLinks, Identity
 from mount.source import ChunkSource
@@ -159,7 +159,7 @@ class Memory:
         self.searched: dict[int, int | None] = {}
         self._directories: WeightedCache[bytes, Directory] = WeightedCache(ENTRIES_HELD // 2)
         self._parts: WeightedCache[bytes, Part] = WeightedCache(ENTRIES_HELD // 2)
-        self._contents: WeightedCache[int, Content] = WeightedCache(ROWS_HELD)
+        self._contents: WeightedCache[object, Content] = WeightedCache(ROWS_HELD)
 
     def directory(self, entry: Entry) -> Directory:
         """The content of a directory that is in the point."""
@@ -186,18 +186,18 @@ class Memory:
             self._parts.put(page_id, part, len(part.entries))
         return part
 
-    def content(self, number: int, entry: Entry) -> Content:
-        """The content of the file that has this number."""
-        content = self._contents.get(number)
+    def content(self, key: object, entry: Entry) -> Content:
+        """The content of a file; `key` stands for nothing else as long as the mount lives."""
+        content = self._contents.get(key)
         if content is None:
             content = Content(entry)
             pages = 1024 * 16 if entry.extent_level else 0
-            self._contents.put(number, content, 8 + len(entry.extents) // 40 + pages)
+            self._contents.put(key, content, 8 + len(entry.extents) // 40 + pages)
         return content
 
-    def known_content(self, number: int) -> Content | None:
+    def known_content(self, key: object) -> Content | None:
         """The content of a file that was opened a short while ago."""
-        return self._contents.get(number)
+        return self._contents.get(key)
 
     def _place_below(self, directory: Directory) -> None:
         """Look up where the nodes of all sub-directories lie: at once it costs a fraction."""
@@ -265,7 +265,13 @@ class Branch:
     def content(self, number: int) -> Content:
         """See FileTree."""
         memory = self._memory
-        return memory.known_content(number) or memory.content(number, self._entry(number))
+        key: object = number
+        if inodes.split(number).is_link:
+            # Such a number may be another file's when the kernel has given it back.
+            key = memory.links.identity(number)
+            if key is None:
+                return Content(self._entry(number))
+        return memory.known_content(key) or memory.content(key, self._entry(number))
 
     def branch(self, number: int) -> Branch | None:
         """See FileTree."""
@@ -380,7 +386,9 @@ class Branch:
 
     def content_of(self, walked: Walked) -> Content:
         """The content of a file met on a walk."""
-        return self._memory.content(self.number_of(walked), walked.entry)
+        identity = _link_identity(walked.directory, walked.entry)
+        key = inodes.of_rank(self.base, walked.rank) if identity is None else identity
+        return self._memory.content(key, walked.entry)
 
     def _found(self, directory: Entry, rank_above: int, child: Child) -> Found:
         entry, rank = child[0], rank_above + child[1]
@@ -429,5 +437,5 @@ class Branch:
 def _link_identity(directory: Entry, entry: Entry) -> Identity | None:
     """What a file with several links has in common with its other names."""
     if entry.nlink > 1 and entry.kind != Kind.DIRECTORY:
-        return Identity(directory.volume, entry.inode)
+        return Identity(directory.volume, entry.inode, fingerprint(entry))
     return None
