@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from struct import pack
+from struct import pack, unpack_from
 from typing import Final, NamedTuple
 
 from ingest.btrfs import ioctl
@@ -82,11 +82,14 @@ def clone_range(source: Path, target: Path, start: int, length: int, to: int) ->
         fcntl.ioctl(new, _FICLONERANGE, pack("=qQQQ", old.fileno(), start, length, to))
 
 
-def dedupe(source: Path, target: Path, length: int) -> None:
-    """Let two files of the same content share their blocks."""
+def dedupe(source: Path, target: Path, length: int) -> int:
+    """Let two files of the same content share their blocks; how many bytes they share now."""
     with source.open("rb") as old, target.open("r+b") as new:
         head = pack("=QQHHI", 0, length, 1, 0, 0)
-        fcntl.ioctl(old, _FIDEDUPERANGE, bytearray(head + pack("=qQQiI", new.fileno(), 0, 0, 0, 0)))
+        answer = bytearray(head + pack("=qQQiI", new.fileno(), 0, 0, 0, 0))
+        fcntl.ioctl(old, _FIDEDUPERANGE, answer)
+    shared, status = unpack_from("=QiI", answer, len(head) + 16)[:2]
+    return int(shared) if not status else 0
 
 
 # -- what was there before ------------------------------------------------------------------------
@@ -261,7 +264,7 @@ def _clone_a_range_within(directory: Path) -> None:
 
 @_operation(_same_two)
 def _dedupe(directory: Path) -> None:
-    dedupe(directory / "file", directory / "other", 256 * KIB)
+    assert dedupe(directory / "file", directory / "other", 256 * KIB) == 256 * KIB
 
 
 @_operation(_nocow)
