@@ -284,6 +284,11 @@ class SourceAssembly:
         self.bytes_source += entry.bytes_below
         above.add(entry, kept=True)
 
+    def take_over_root(self, root: Entry) -> None:
+        """The whole source is what the base has."""
+        self.take_over(self.top, root)
+        self.root = root
+
     def problem(self, problem: Problem) -> None:
         """Record a problem; long lists go into chunks of their own."""
         self.problems_total += 1

@@ -37,6 +37,15 @@ class Audit:
         self._left = FILES_MAX
         self._until_next = _random(2 * ONE_OF)
 
+    def due_among(self, count: int) -> bool:
+        """Whether one of the next so many entries may be to be read: then each is to be asked for
+        by `due`. If not, they have been passed over.
+        """
+        if self._left and self._until_next <= count:
+            return True
+        self._until_next -= count
+        return False
+
     def due(self, entry: Entry) -> bool:
         """Whether this entry, which is taken over, is one to be read."""
         self._until_next -= 1

@@ -86,6 +86,13 @@ class Forced:
         """The names in a directory."""
         return frozenset(self._names.get(b"/".join(path), ())) if self._names else frozenset()
 
+    def concerns(self, path: bytes) -> bool:
+        """Whether a directory is among them, or holds one of them itself. b"": the root."""
+        if not path:
+            return self.top or b"" in self._names
+        above, _, name = path.rpartition(b"/")
+        return path in self._names or name in self._names.get(above, ())
+
     def ways(self, path: Path) -> frozenset[bytes]:
         """The sub-directories of a directory below which there are such names."""
         return frozenset(self._ways.get(b"/".join(path), ())) if self._ways else frozenset()
@@ -96,7 +103,8 @@ class Foundation:
     """What a source's ingest builds on: a plan from a base, and what unfinished runs have read.
 
     `base` is None when there is none; then there is no plan either. `plan_seconds`: how long it
-    took to find out what changed.
+    took to find out what changed. `unchanged_paths`: the directories that a survey found as they
+    are in the base, with all below them.
     """
 
     base: BaseTree | None = None
@@ -106,6 +114,13 @@ class Foundation:
     plan_seconds: float = 0.0
     lacking: Lacking | None = None
     """While the index is in doubt: asked for files of which content is missing."""
+    unchanged_paths: frozenset[bytes] = frozenset()
+    files_audited: int = 0
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether a survey found the whole source as it is in the base."""
+        return b"" in self.unchanged_paths
 
     @property
     def exact(self) -> bool:

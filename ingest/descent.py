@@ -70,7 +70,9 @@ class Descent:
     # -- which tasks there are ----------------------------------------------------------------
 
     def start(self) -> list[Work]:
-        """The first tasks: usually one, the root's listing."""
+        """The first tasks: usually one, the root's listing; none when all is there."""
+        if self._assembly.done:
+            return []
         top = self._assembly.top
         foundation = self._foundation
         top.bases = [BaseEntry(base, base.point.root) for base in foundation.trees]
@@ -164,6 +166,8 @@ class Descent:
             directory, inode = pending.pop()
             own = self._own(directory)
             changes = self._changes(directory, own, inode)
+            if own is not None and self._was_surveyed(directory, own, inode):
+                changes = _NOTHING
             if changes is None or own is None:
                 probe = own is None or own.inode != inode
                 works.append(Work(self._list_task(directory, probe=probe), directory))
@@ -173,6 +177,16 @@ class Descent:
             elif changes.listed or not self._pass_through(directory, own, changes, pending, works):
                 works.append(Work(self._list_task(directory), directory))
         return works
+
+    def _was_surveyed(self, directory: PendingDirectory, own: Entry, inode: int | None) -> bool:
+        """Whether a survey found a directory as it was, and a listing finds it still there."""
+        unchanged = self._foundation.unchanged_paths
+        return (
+            bool(unchanged)
+            and directory.at_home
+            and own.inode == inode
+            and b"/".join(directory.path) in unchanged
+        )
 
     def _changes(
         self, directory: PendingDirectory, own: Entry | None, inode: int | None

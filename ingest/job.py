@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -21,19 +21,20 @@ import trio
 
 from ingest import channel
 from ingest.assembly import PendingDirectory, SourceAssembly, entries_of, names_of
-from ingest.base import Foundation
 from ingest.changes.changesource import Range
 from ingest.channel import Answer, Assign, Flush, Halt, SlotFree, Start
 from ingest.checkpoints import Checkpoints
 from ingest.claims import Claims
 from ingest.committer import Committer
 from ingest.descent import Descent
+from ingest.jobsource import JobSource
 from ingest.largefile import LargeFile, kept_parts
 from ingest.planner import TRIES_MAX, Planner, Work
 from ingest.pool import THREAD, Handle, Pool
+from ingest.progress import ProgressState, StreamState, state_of
 from ingest.rehearsal import Rehearsal
 from ingest.stream import TICKETS_HELD
-from ingest.task import ListTask, PartTask, Path, RangeTask, Subject, Task
+from ingest.task import ListTask, PartTask, Path, RangeTask, Task
 from ingest.worker import pack_names, serve
 from repo.errors import Damaged, Interrupted, JobFailed, RepoError
 from repo.format.manifest import Point, Problem
@@ -68,50 +69,8 @@ class Options:
     levels: tuple[int, ...] = (1, 3)
     range_bytes: int = RANGE_BYTES
     checkpoint_seconds: float = COMMIT_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What one worker is doing."""
-
-    number: int
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProgressState:
-    """How far a job is. Sizes in bytes; `pending` are tasks that no worker has yet."""
-
-    seconds: float = 0.0
-    files: int = 0
-    directories: int = 0
-    files_reused: int = 0
-    bytes_source: int = 0
-    bytes_read: int = 0
-    bytes_new: int = 0
-    bytes_stored: int = 0
-    problems: int = 0
-    pending: int = 0
-    bytes_expected: int = 0
-    streams: Sequence[StreamState] = ()
-
-
-@dataclass(slots=True)
-class JobSource:
-    """A source of a job: an open root and what its workers need to know."""
-
-    root_fd: int
-    subject: Subject
-    foundation: Foundation = field(default_factory=Foundation)
-    assembly: SourceAssembly = field(init=False)
-    descent: Descent = field(init=False)
-    failure: Problem | None = None
-    chunks_new: int = 0
-    nodes_new: int = 0
-    """Bytes that the repository had not when they were stored for this source."""
-
-    as_point: Callable[[Entry, ProgressState], Point] | None = None
-    """How what is there of it becomes a point; None: it is not kept before it is done."""
+    started: float | None = None
+    """On the monotonic clock, in seconds, when it did not begin with the job itself."""
 
 
 class Distrusted(Exception):
@@ -132,6 +91,9 @@ class Further(Protocol):
     def taken(self) -> list[JobSource]:
         """What was taken since the last call, ready to be read."""
 
+    def survey(self, on_tick: Callable[[], None]) -> None:
+        """Look over what was taken. In a thread: it may take long; `on_tick` may end it."""
+
 
 class _NothingFurther:
     def take(self) -> bool:
@@ -139,6 +101,9 @@ class _NothingFurther:
 
     def taken(self) -> list[JobSource]:
         return []
+
+    def survey(self, on_tick: Callable[[], None]) -> None:
+        pass
 
 
 _NOTHING_FURTHER: Final = _NothingFurther()
@@ -181,7 +146,8 @@ class Job:
         self._interrupts = 0
         self._dead_workers = 0
         self._last_tries = False
-        self._started = time.monotonic()
+        started = options.started
+        self._started = time.monotonic() if started is None else started
         self.streams_used = 0
 
     # -- from outside -------------------------------------------------------------------------
@@ -225,7 +191,7 @@ class Job:
         self._on_progress(self.state())
 
     def _begin(self, number: int, source: JobSource) -> None:
-        source.assembly = SourceAssembly(number, partial(self._put_meta, source))
+        source.begin(number, partial(self._put_meta, source))
         device = os.fstat(source.root_fd).st_dev
         source.descent = Descent(
             source.assembly, source.foundation, device, self._planner.next_id, self._on_notice
@@ -318,18 +284,12 @@ class Job:
 
     def state(self) -> ProgressState:
         """How far the job is now."""
-        assemblies = [source.assembly for source in self._sources]
         written = self._writer.written
-        return ProgressState(
+        return state_of(
+            (source.assembly for source in self._sources),
             seconds=time.monotonic() - self._started,
-            files=sum(a.files for a in assemblies),
-            directories=sum(a.directories for a in assemblies),
-            files_reused=sum(a.files_reused for a in assemblies),
-            bytes_source=sum(a.bytes_source for a in assemblies),
-            bytes_read=sum(a.bytes_read for a in assemblies),
             bytes_new=written.plain_bytes,
             bytes_stored=written.stored_bytes,
-            problems=sum(a.problems_total for a in assemblies),
             pending=len(self._planner),
             bytes_expected=self._bytes_expected,
             streams=[
@@ -718,6 +678,7 @@ class Job:
         try:
             more = await trio.to_thread.run_sync(further.take)
             found = further.taken()
+            await trio.to_thread.run_sync(further.survey, trio.from_thread.check_cancelled)
         except RepoError as error:
             self._fail(error)
             return

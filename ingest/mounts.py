@@ -41,6 +41,16 @@ UNSTABLE: Final = frozenset(
 """File systems that number their files anew when they like: an inode there proves nothing."""
 
 
+DIRECTORIES_TIMED: Final = frozenset(["btrfs", "ext4", "tmpfs", "xfs"])
+"""File systems of which it is known, and tested, that a directory's ctime moves with each name
+that comes or goes, and that a crash leaves not one without the other."""
+
+
+def directory_times_tell(mount_id: int) -> bool:
+    """Whether a directory at `mount_id` with the same ctime is known to have the same names."""
+    return _kinds().get(mount_id, "") in DIRECTORIES_TIMED
+
+
 def unstable_inodes(mount_id: int) -> bool:
     """Whether the file system at `mount_id` is known to change the inode numbers of its files."""
     kind = _kinds().get(mount_id, "")

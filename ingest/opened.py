@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ingest.base import Foundation
 from ingest.changes.changesource import Verdict
-from ingest.job import JobSource, ProgressState
+from ingest.jobsource import JobSource
 from ingest.owners import owner_names
+from ingest.progress import ProgressState
 from ingest.snapshots.snapshot import Held, Snapshot
 from ingest.source import SourceIdentity
 from repo.format.manifest import BaseRecord, Point, Statistics

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from ingest.base import selection_of
 from ingest.exclusion import Exclusion
 from ingest.hooks.hooks import Hooks
-from ingest.job import JobSource
+from ingest.jobsource import JobSource
 from ingest.mounts import mounted_below
 from ingest.opened import OpenedSource
 from ingest.request import IngestRequest

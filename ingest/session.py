@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from ingest.base import Foundation
 from ingest.changes.changesource import Verdict
+from ingest.conductor import Conductor, OnNotice, OnProgress, cores
 from ingest.exclusion import Exclusion
 from ingest.foundation import found, is_base
 from ingest.hooks.hooks import Hooks
-from ingest.job import Distrusted, Job, Options, ProgressState
 from ingest.opened import OpenedSource
 from ingest.opening import Opening
-from ingest.rehearsal import Rehearsal
+from ingest.progress import ProgressState
 from ingest.request import LEVELS_AUTO, IngestRequest
 from ingest.snapshots.custody import Custody, janitor, tag_of
 from ingest.source import SourceIdentity
@@ -62,9 +59,6 @@ class IngestSummary:
 
 _RANK: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
-OnProgress = Callable[[ProgressState], None]
-OnNotice = Callable[[str], None]
-
 
 def ingest(
     repository: Repository,
@@ -104,6 +98,15 @@ def ingest(
         point_ids = request.point_ids or [secrets.token_bytes(16) for _ in request.paths]
         wanted = list(zip(request.paths, names, point_ids, strict=True))
 
+        conductor = Conductor(
+            repository,
+            request,
+            on_progress=on_progress,
+            on_notice=on_notice,
+            bytes_expected=_expected(points, [identity.id for identity in identities]),
+        )
+        stack.callback(conductor.close)
+
         def prepare(source: OpenedSource) -> None:
             source.job_source.foundation = _foundation(
                 repository, request, source, points, on_notice
@@ -115,39 +118,18 @@ def ingest(
         def pre_read(source: OpenedSource) -> None:
             hooks.run("pre-read", source=source.identity.id, snapshot=source.snapshot.path)
 
-        upcoming = Upcoming(opening.sources(wanted), pre_read, prepare)
-        upcoming.take()
-        upcoming.taken()
-        sources = upcoming.sources
-        while True:
-            writer = _writer(repository, request)
-            stack.callback(writer.abandon)
-            job = Job(
-                repository,
-                writer,
-                [source.job_source for source in sources],
-                _options(request),
-                on_progress=on_progress,
-                on_notice=on_notice,
-                bytes_expected=_expected(points, [identity.id for identity in identities]),
-                further=upcoming,
-            )
-            try:
-                _conduct(job)
-                break
-            except Distrusted as found_out:
-                _begin_anew(sources[found_out.source], found_out.path, on_notice)
-                writer.abandon()
-                repository.recover()
+        upcoming = Upcoming(opening.sources(wanted), pre_read, prepare, conductor.survey)
+        conductor.run(upcoming)
+        sources, writer = upcoming.sources, conductor.writer
         _check_alive(sources)
-        made, failed = _points(job, sources)
+        made, failed = _points(sources, conductor.state)
         if isinstance(writer, Writer):
             for source, point in made:
                 writer.publish(point)
                 source.held.keep(tag_of(repository.header.repository_id, point.source_id), point.id)
                 _drop_unfinished(repository, point)
                 hooks.run("post-ingest", source=point.source_id)
-        return _summary([point for _, point in made], failed, job, sources, hooks.problems)
+        return _summary([point for _, point in made], failed, conductor, sources, hooks.problems)
 
 
 @contextmanager
@@ -160,37 +142,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _writer(repository: Repository, request: IngestRequest) -> Writer | Rehearsal:
-    if request.dry_run:
-        return Rehearsal()
-    return repository.writer(level=request.levels[-1] if request.levels else None)
-
-
-def _options(request: IngestRequest) -> Options:
-    return Options(
-        streams=request.streams or cores(),
-        levels=request.levels,
-        checkpoint_seconds=request.checkpoint_seconds,
-    )
-
-
 def _distrusted(points: Sequence[Point], source: OpenedSource) -> tuple[str, ...]:
     """The change sources that an audit of this source has found wrong, for the next run, too."""
     mine = (point for point in points if point.source_id == source.identity.id)
     newest = next(mine, None)
     return newest.base_record.distrusted if newest is not None else ()
-
-
-def _begin_anew(source: OpenedSource, path: bytes, on_notice: OnNotice) -> None:
-    """An audit found a file changed that was called unchanged: the source is read as a whole."""
-    kind = source.change_source
-    on_notice(
-        f"AUDIT: {os.fsdecode(path)} changed, and {kind} did not tell: everything is read now, "
-        f"and {kind} is not believed for {source.identity.id} any more"
-    )
-    _close(source.foundation)
-    source.job_source.foundation = Foundation()
-    source.distrusted = tuple({*source.distrusted, kind})
 
 
 def _check_alive(sources: Sequence[OpenedSource]) -> None:
@@ -202,35 +158,6 @@ def _check_alive(sources: Sequence[OpenedSource]) -> None:
                 where=source.identity.path,
                 next_step="nothing was published; what was stored is found again by the next run",
             )
-
-
-def cores() -> int:
-    """Processors that this process may use: the streams of `--streams auto`."""
-    return len(os.sched_getaffinity(0))
-
-
-def _conduct(job: Job) -> None:
-    """Run a job to its end. What ends it is raised alone, not in a group of one."""
-    try:
-        trio.run(_run, job)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
-
-
-async def _run(job: Job) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_signals, job)
-        await job.run()
-        nursery.cancel_scope.cancel()
-
-
-async def _watch_signals(job: Job) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            job.interrupt()
 
 
 def _custody(repository: Repository, request: IngestRequest) -> Custody:
@@ -296,7 +223,7 @@ def _expected(points: Sequence[Point], ids: Sequence[str]) -> int:
 
 
 def _points(
-    job: Job, sources: Sequence[OpenedSource]
+    sources: Sequence[OpenedSource], state: ProgressState
 ) -> tuple[list[tuple[OpenedSource, Point]], list[str]]:
     """The points of the sources that were read, and what is to be said of the others."""
     points: list[tuple[OpenedSource, Point]] = []
@@ -307,7 +234,7 @@ def _points(
         if failure is not None or root is None:
             failed.append(f"{source.identity.path}: {failure.detail if failure else 'not read'}")
         else:
-            points.append((source, source.point(root, job.state())))
+            points.append((source, source.point(root, state)))
     if not points:
         raise JobFailed("no source could be read", where="; ".join(failed))
     return points, failed
@@ -324,11 +251,11 @@ def _drop_unfinished(repository: Repository, point: Point) -> None:
 def _summary(
     points: Sequence[Point],
     failed: Sequence[str],
-    job: Job,
+    conductor: Conductor,
     sources: Sequence[OpenedSource],
     hooks_failed: int,
 ) -> IngestSummary:
-    state = job.state()
+    state = conductor.state
     # Of several sources the weakest word is the job's.
     weakest = min(sources, key=lambda source: _RANK[source.verdict])
     return IngestSummary(
@@ -344,7 +271,7 @@ def _summary(
         files_audited=sum(source.job_source.assembly.files_audited for source in sources),
         change_source=weakest.change_source,
         verdict=weakest.verdict,
-        streams=job.streams_used,
+        streams=conductor.streams,
         seconds=state.seconds,
         plan_seconds=sum(source.foundation.plan_seconds for source in sources),
         failed=failed,

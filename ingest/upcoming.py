@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ingest.job import JobSource
+from ingest.jobsource import JobSource
 from ingest.opened import OpenedSource
 
 
@@ -20,15 +20,19 @@ class Upcoming:
         opened: Iterable[OpenedSource],
         pre_read: Callable[[OpenedSource], None],
         prepare: Callable[[OpenedSource], None],
+        survey: Callable[[OpenedSource, Callable[[], None]], None],
     ) -> None:
         """`opened` makes the snapshot of a source when it is asked for it; `pre_read` may take
-        its time as well; `prepare` looks into the repository.
+        its time as well; `prepare` looks into the repository; `survey` looks over the source, and
+        calls back meanwhile.
         """
         self.sources: list[OpenedSource] = []
         self._opened = iter(opened)
         self._pre_read = pre_read
         self._prepare = prepare
+        self._survey = survey
         self._fresh: list[OpenedSource] = []
+        self._unsurveyed: list[OpenedSource] = []
 
     def take(self) -> bool:
         """Take the next source; False when there is none. May take seconds: in a thread.
@@ -48,4 +52,13 @@ class Upcoming:
         for source in fresh:
             self._prepare(source)
             self.sources.append(source)
+        self._unsurveyed = fresh
         return [source.job_source for source in fresh]
+
+    def survey(self, on_tick: Callable[[], None]) -> None:
+        """Look over what `taken` gave last. May take long: in a thread. `on_tick` is called there
+        now and then, and ends it by raising.
+        """
+        for source in self._unsurveyed:
+            self._survey(source, on_tick)
+        self._unsurveyed = []

@@ -62,6 +62,11 @@ class Reader:
         """A chunk's plaintext. Raises Damaged when it is missing or its frame does not verify."""
         return self.chunk_at(chunk_id, self.place(chunk_id))
 
+    def chunks(self, chunk_ids: Sequence[ChunkId]) -> list[memoryview]:
+        """The plaintext of several chunks, looked up together. Raises Damaged as `chunk` does."""
+        places = self.places_of(chunk_ids)
+        return [self.chunk_at(*pair) for pair in zip(chunk_ids, places, strict=True)]
+
     def place(self, chunk_id: ChunkId) -> Place:
         """Where a chunk lies. Raises Damaged when the index does not know it."""
         return self.places_of((chunk_id,))[0]

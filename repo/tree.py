@@ -41,6 +41,10 @@ class Tree:
         """A chunk of the tree: a node, a page or a list. Raises Damaged."""
         return self._reader.chunk(ChunkId(chunk_id))
 
+    def chunks(self, chunk_ids: Sequence[bytes]) -> list[memoryview]:
+        """Several chunks of the tree, looked up together. Raises Damaged."""
+        return self._reader.chunks([ChunkId(chunk_id) for chunk_id in chunk_ids])
+
     def node(self, directory: Entry, place: Place | None = None) -> Node:
         """The node of a directory entry; `place`, if known, saves looking it up. Raises Damaged."""
         where = f"node {directory.node.hex()[:16]}"

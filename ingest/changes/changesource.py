@@ -6,8 +6,9 @@ need not look at is decided by a plan. There are two kinds of word that a plan c
 EXACT  The file system itself says what changed, and rules prove that nothing is missed. A
        directory of which the plan knows nothing is taken over from the base with all that is
        below it, without being looked at.
-HINT   Every directory is listed and every entry's attributes are compared with the base's: a
-       file counts as unchanged when inode, size, mtime and ctime are the same.
+HINT   Every entry's attributes are compared with the base's: a file counts as unchanged when
+       inode, size, mtime and ctime are the same. Directories are listed, but for those of which
+       a survey finds that no name can have come or gone.
 
 Without a base there is no plan: everything is read (FULL).
 """

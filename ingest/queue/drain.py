@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from ingest.job import ProgressState
+from ingest.progress import ProgressState
 from ingest.queue import pins
 from ingest.queue.entry import Entry
 from ingest.queue.spool import Running, Spool

@@ -10,7 +10,7 @@ import sys
 import trio
 
 from ingest.checkpoints import Checkpoints
-from ingest.job import JobSource
+from ingest.jobsource import JobSource
 from repo import writer
 from tools.cli.main import main
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ingest import session
+from ingest import running, session
 from ingest.extents import Extent, differing, mapped
 from ingest.snapshots.custody import Custody, janitor
 from ingest.snapshots.folder import FOLDER_NAME
@@ -106,13 +106,13 @@ def test_what_is_written_meanwhile_is_not_read(
 ) -> None:
     copy = volume / "copy"
     clone(image, copy)
-    real = session._conduct
+    real = running.run
 
     def conduct(job: Any) -> None:
         write_at(image, 0, os.urandom(MIB))
         real(job)
 
-    monkeypatch.setattr(session, "_conduct", conduct)
+    monkeypatch.setattr(running, "run", conduct)
     assert runs.run().problems == 0
     (entry,) = runs.repository.tree.entries(runs.newest.root)
     first = next(iter(runs.repository.tree.extents(entry)))
@@ -122,14 +122,14 @@ def test_what_is_written_meanwhile_is_not_read(
 def test_a_clone_that_is_removed_meanwhile(
     runs: again.Runs, image: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = session._conduct
+    real = running.run
 
     def conduct(job: Any) -> None:
         real(job)
         (held,) = (volume / FOLDER_NAME).iterdir()
         (held / image.name).unlink()
 
-    monkeypatch.setattr(session, "_conduct", conduct)
+    monkeypatch.setattr(running, "run", conduct)
     with pytest.raises(SnapshotVanished):
         runs.run()
     assert runs.repository.points() == []

@@ -18,7 +18,7 @@ from tools.cli.parameters import STREAMS
 from tools.cli.version import version
 
 if TYPE_CHECKING:
-    from ingest.job import ProgressState
+    from ingest.progress import ProgressState
     from ingest.queue.drain import Drained
     from ingest.queue.spool import Running, Spool
     from tools.cli.progress import Reporter

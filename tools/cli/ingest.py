@@ -21,7 +21,7 @@ from tools.cli.version import version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingest import job
+    from ingest import progress
     from ingest.queue.convention import Told
     from ingest.session import IngestRequest, IngestSummary
     from repo.repository import Repository
@@ -222,7 +222,7 @@ def hooks_folder(option: str | None, setting: str | None) -> str:
     return chosen
 
 
-def as_progress(state: job.ProgressState) -> ProgressState:
+def as_progress(state: progress.ProgressState) -> ProgressState:
     """The engine's figures as a reporter takes them."""
     return ProgressState(
         items=state.files,

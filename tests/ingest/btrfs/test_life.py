@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ingest import session
+from ingest import running
 from ingest.btrfs import ioctl
 from ingest.snapshots import btrfs as provider
 from ingest.snapshots import custody as custodies
@@ -243,13 +243,13 @@ def test_without_its_origin_an_adopted_snapshot_is_named_by_lineage(
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Do something when the sources are held and nothing is read yet."""
-    real = session._conduct
+    real = running.run
 
     def conduct(job: Any) -> None:
         act()
         real(job)
 
-    monkeypatch.setattr(session, "_conduct", conduct)
+    monkeypatch.setattr(running, "run", conduct)
 
 
 def test_a_pinned_snapshot_may_be_deleted_while_it_is_read(
