@@ -92,4 +92,7 @@ class OwnLoop:
     def close(self) -> None:
         """See Adapter."""
         if self._device is not None:
-            os.close(self._device.fd)
+            # A thread that hands content to the kernel may still be at it: it finds no descriptor,
+            # and not another file that has got the number.
+            fd, self._device.fd = self._device.fd, -1
+            os.close(fd)

@@ -257,6 +257,8 @@ class Answers:
 
     def _path(self, number: int) -> str:
         try:
-            return self.tree.path(number).decode(errors="backslashreplace")
+            path = self.tree.path(number).decode(errors="backslashreplace")
         except Exception:  # noqa: BLE001 (it is for a message about another failure)
             return f"inode {number}"
+        # A name may hold anything, also what would pass for a line of its own, or steer a terminal.
+        return path if path.isprintable() else ascii(path)[1:-1]

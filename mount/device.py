@@ -46,6 +46,7 @@ log = logging.getLogger("repo.mount")
 
 _NAMES: Final = {int(opcode): opcode.name.lower() for opcode in Opcode}
 _DOTS: Final = 2
+_PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 _GONE: Final = frozenset({errno.ENODEV, errno.EBADF, errno.ENOTCONN})
 _STALE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
 
@@ -172,10 +173,9 @@ class Device:
         serve = self._serve[request.opcode]
         try:
             parts = await self._answers.waited(blocked, lambda: serve(request, body))
+            self._reply(request.unique, parts)
         except Exception as error:  # noqa: BLE001 (the same)
             self._fail(request, error)
-        else:
-            self._reply(request.unique, parts)
 
     def _process_other(self, request: Request, body: memoryview) -> None:
         if request.opcode in (Opcode.FORGET, Opcode.BATCH_FORGET):
@@ -201,7 +201,7 @@ class Device:
 
     def _write(self, parts: Parts) -> None:
         try:
-            os.writev(self.fd, parts)
+            os.writev(self.fd, _few(parts))
         except OSError as error:
             # ENOENT: whoever asked was interrupted and is gone.
             if error.errno not in _STALE | _GONE:
@@ -212,7 +212,8 @@ class Device:
 
         Raises OSError when the kernel does not know the inode.
         """
-        os.writev(self.fd, [protocol.store_head(number, offset, sum(map(len, parts))), *parts])
+        head = protocol.store_head(number, offset, sum(map(len, parts)))
+        os.writev(self.fd, _few([head, *parts]))
 
     def _init(self, request: Request, body: memoryview) -> None:
         wanted = (
@@ -323,6 +324,11 @@ class Device:
     def _lseek(self, request: Request, body: memoryview) -> Parts:
         offset, whence = protocol.parse_lseek(body)
         return [protocol.sought(self._answers.seek(request.node, offset, whence))]
+
+
+def _few(parts: Parts) -> Parts:
+    """The same bytes in no more parts than one call takes."""
+    return parts if len(parts) <= _PARTS_MAX else [parts[0], b"".join(parts[1:])]
 
 
 def _seconds_of(found: Found) -> int:

@@ -16,7 +16,7 @@ from repo.errors import Damaged
 from repo.format import limits
 from repo.format.frame import SEAL_BYTES
 from repo.format.magic import FORMAT_VERSION, POINT_MAGIC
-from repo.format.node import UNPARSABLE, Entry
+from repo.format.node import UNPARSABLE, Entry, check_root
 from repo.types import CHUNK_ID_BYTES, PointId, RepositoryId
 
 _HEAD = Struct("<8sH6x16s16s32s32s")
@@ -180,8 +180,7 @@ class Point(msgspec.Struct, frozen=True):
         lists = (*point.problems, *point.loss.lists)
         if len(point.id) != 16 or any(len(i) != CHUNK_ID_BYTES for i in lists):
             raise Damaged("a manifest is damaged", where=where, next_step=_NEXT)
-        if point.root.name or not point.root.node:
-            raise Damaged("a manifest has no root", where=where, next_step=_NEXT)
+        check_root(point.root, where=where)
         return point
 
 

@@ -119,7 +119,9 @@ class PageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _entries_encoder = msgspec.msgpack.Encoder()
-_entries_decoder = msgspec.msgpack.Decoder(list[Entry])
+_entries_decoder: msgspec.msgpack.Decoder[list[Entry]] = msgspec.msgpack.Decoder(
+    Annotated[list[Entry], msgspec.Meta(max_length=limits.PAGE_ENTRIES_MAX)]
+)
 _pages_decoder = msgspec.msgpack.Decoder(list[PageRow])
 
 
@@ -167,7 +169,9 @@ class References(msgspec.Struct, array_like=True, frozen=True, gc=False):
     node: bytes = b""
 
 
-_references_decoder = msgspec.msgpack.Decoder(list[References])
+_references_decoder: msgspec.msgpack.Decoder[list[References]] = msgspec.msgpack.Decoder(
+    Annotated[list[References], msgspec.Meta(max_length=limits.PAGE_ENTRIES_MAX)]
+)
 
 
 def parse_references(data: bytes | memoryview, *, where: str) -> list[References]:
@@ -197,6 +201,8 @@ def page_entries(data: bytes | memoryview, *, where: str) -> memoryview:
 
 
 _KINDS = frozenset(Kind)
+_ID_MAX = (1 << 32) - 2
+"""One more means "none" to the kernel."""
 
 
 def _check_entry(entry: Entry, where: str) -> None:
@@ -214,6 +220,20 @@ def _check_entry(entry: Entry, where: str) -> None:
     )
     if wrong:
         raise Damaged(f"the entry {entry.name!r} is damaged", where=where, next_step=_NEXT)
+
+
+def check_root(root: Entry, *, where: str) -> None:
+    """Raises Damaged unless an entry can be the root of a point."""
+    _check_entry(root, where)
+    wrong = (
+        root.name
+        or root.kind != Kind.DIRECTORY
+        or not root.node
+        or max(root.uid, root.gid) > _ID_MAX
+        or any(b"\0" in name for name, _ in root.xattrs)
+    )
+    if wrong:
+        raise Damaged("a point's root is damaged", where=where, next_step=_NEXT)
 
 
 class Run(NamedTuple):
@@ -284,7 +304,7 @@ def _pack_run(run: Run) -> bytes:
 
 def _parse_run(data: bytes | memoryview, paged: bool, count: int, where: str) -> Run:
     if not paged:
-        limits.check("entry count", count, limits.NODE_BYTES_MAX, where=where)
+        limits.check("entry count", count, limits.PAGE_ENTRIES_MAX, where=where)
         return Run(count, bytes(data))
     try:
         pages = tuple(_pages_decoder.decode(data))

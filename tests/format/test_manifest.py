@@ -117,6 +117,12 @@ def test_any_bytes_are_a_manifest_or_damage(data: bytes) -> None:
         {"root": msgspec.structs.replace(ROOT, name=b"name")},
         {"root": msgspec.structs.replace(ROOT, node=b"")},
         {"root": msgspec.structs.replace(ROOT, uid=-1)},
+        {"root": msgspec.structs.replace(ROOT, uid=(1 << 32) - 1)},
+        {"root": msgspec.structs.replace(ROOT, node=b"short")},
+        {"root": msgspec.structs.replace(ROOT, kind=Kind.FILE)},
+        {"root": msgspec.structs.replace(ROOT, kind=99)},
+        {"root": msgspec.structs.replace(ROOT, mode=0o17777)},
+        {"root": msgspec.structs.replace(ROOT, xattrs=((b"user.\0", b""),))},
         {"source_id": 5},
     ],
 )

@@ -31,6 +31,7 @@ from repo.format.node import (
     parse_extent_page,
     parse_extents,
     parse_page,
+    parse_references,
 )
 from repo.types import GIB, ChunkId, Kind
 
@@ -167,6 +168,18 @@ def test_fields_beyond_their_limits_are_damage(change: dict[str, object]) -> Non
     data = pack_entries([msgspec.structs.replace(PLAIN, **change)])
     with pytest.raises(Damaged):
         parse_entries(data, where="here")
+
+
+def test_more_entries_than_a_page_holds_are_damage() -> None:
+    # In 16 MiB a million of them fit, which would take most of a GiB.
+    many = [msgspec.structs.replace(PLAIN, name=b"%04d" % number) for number in range(4097)]
+    assert len(parse_entries(pack_entries(many[1:]), where="here")) == 4096
+    for parse in (parse_entries, parse_references):
+        with pytest.raises(Damaged):
+            parse(pack_entries(many), where="here")
+    node = Node(Run(4097, pack_entries(many)), EMPTY_RUN, Totals(4097, 0))
+    with pytest.raises(Damaged):
+        Node.parse(node.pack(), where="here")
 
 
 def test_fields_that_a_newer_version_appended_are_passed_over() -> None:

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from repo.format.frame import TABLE_ROW
+from repo.format.node import Entry, pack_extents
 from repo.format.segment import HEADER_BYTES, SegmentHeader
 from repo.keys import KeyFile
 from repo.repository import Repository as Opened
-from repo.types import MIB, SegmentClass
+from repo.types import MIB, Kind, SegmentClass
 from tests.mount.mounting import ADAPTERS, Mount, mounted
+from tests.mount.restoring import Store
 from tests.support import need
 from tests.support.command import Repository
 
@@ -227,6 +230,31 @@ def test_a_damaged_frame_gives_eio_for_its_range_only(
         assert caught.value.errno == errno.EIO
         assert (mount.path / "text").read_bytes() == (source / "text").read_bytes()
         assert f"/{name}" in mount.log()
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_file_of_very_many_pieces_is_read(tmp_path: Path, adapter: str) -> None:
+    # More of them in one request than one writev takes.
+    store = Store(tmp_path)
+    parts = [b"%0100d" % number for number in range(2000)]
+    extents = [(store.chunk_id(part), 100) for part in parts]
+    file = Entry(b"file", Kind.FILE, 0o644, 0, 0, 1, 1, 0, 3, 1, size=200_000)
+    entry = msgspec.structs.replace(file, extents=pack_extents(extents))
+    store.publish([entry], chunks=parts)
+    with mounted(store.command, tmp_path / "mnt", "--adapter", adapter) as mount:
+        assert (mount.path / "file").read_bytes() == b"".join(parts)
+
+
+def test_what_the_log_names_is_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    name = b"a\nrepo: all is well\x1b[2J"
+    lost = pack_extents([(bytes([1]) * 32, 100)])
+    store.publish([Entry(name, Kind.FILE, 0o644, 0, 0, 1, 1, 0, 3, 1, size=100, extents=lost)])
+    with mounted(store.command, tmp_path / "mnt") as mount:
+        with pytest.raises(OSError, match="Input/output error"):
+            Path(mount.path, os.fsdecode(name)).read_bytes()
+        for line in mount.log().splitlines():
+            assert "\\nrepo: all is well\\x1b[2J" in line
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
