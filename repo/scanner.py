@@ -81,7 +81,12 @@ def footer_frames(
     key = keys.container(salt, "footer", segment_id)
     key.check_commitment(commitment, where=where)
     table = key.open(0, Record.FOOTER, footer.sealed[KEYS_BYTES:])
-    return parse_table(table, where=where)
+    frames = parse_table(table, where=where)
+    if any(one.offset + one.sealed_bytes > footer.trailer.content_bytes for one in frames):
+        raise Damaged(
+            "a footer names a frame beyond its segment", where=where, next_step="run `repo verify`"
+        )
+    return frames
 
 
 def scan(read: Read, size: int, keys: Keys, segment_id: SegmentId) -> Contents:

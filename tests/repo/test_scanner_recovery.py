@@ -18,7 +18,7 @@ from repo import recovery
 from repo.closing import block_checksums
 from repo.errors import Damaged, RepositoryFailed
 from repo.format.frame import HEAD_SEALED_BYTES, Record
-from repo.format.segment import HEADER_BYTES, FooterFrame
+from repo.format.segment import HEADER_BYTES, FooterFrame, pack_footer, pack_table
 from repo.index.environment import IndexUnusable
 from repo.reader import Reader
 from repo.repository import Repository
@@ -142,6 +142,33 @@ def test_a_header_must_be_that_of_the_name(repository: Repository) -> None:
     for footer in (True, False):
         with pytest.raises(Damaged, match="another's name"):
             look(data, repository, SegmentId(bytes(16)), footer=footer)
+
+
+@pytest.mark.parametrize("offset", [(1 << 64) - 1, 1 << 63, 100_000])
+def test_a_footer_that_names_a_frame_beyond_its_segment_is_damage(
+    repository: Repository, offset: int
+) -> None:
+    # Only who has the keys can make one; pread would not even take such an offset.
+    stored(repository, made.contents(9), close=True)
+    segment_id, path = only_segment(repository)
+    data = path.read_bytes()
+    good = look(data, repository, segment_id, footer=True)
+    lie = good.frames[-1]._replace(offset=offset)
+    salt = bytes(32)
+    key = repository.keys.container(salt, "footer", segment_id)
+    sealed = key.seal(0, Record.FOOTER, pack_table([*good.frames[:-1], lie]))
+    assert good.footer is not None
+    footer = pack_footer(
+        good.header_bytes, good.end, salt + key.commitment + sealed, good.footer.checksums
+    )
+    path.chmod(0o600)
+    path.write_bytes(data[: good.end] + footer)
+    with pytest.raises(Damaged, match="beyond"):
+        look(path.read_bytes(), repository, segment_id, footer=True)
+    repository.rebuild_index()
+    assert {damage.what for damage in verify(repository, level="data").damages} == {
+        "a footer names a frame beyond its segment"
+    }
 
 
 def test_a_segment_of_another_root_key_is_damage(repository: Repository, tmp_path: Path) -> None:
