@@ -16,7 +16,7 @@ from repo.format.frame import TABLE_ROW
 from repo.format.place import Place
 from repo.format.segment import HEADER_BYTES, SegmentHeader
 from repo.index.condemned import Condemned
-from repo.index.places import Places, SegmentRow
+from repo.index.places import NoSuchSegment, Places, SegmentRow
 from repo.kept import KEPT_SEGMENT, Kept
 from repo.keys import ContainerKey, Keys
 from repo.sealer import Frame, open_frame
@@ -97,7 +97,15 @@ class Reader:
 
     def chunk_at(self, chunk_id: ChunkId, place: Place) -> memoryview:
         """A chunk's plaintext from a place that is known already."""
-        data = self.frame(place.segment, place.frame).chunk(chunk_id)
+        try:
+            frame = self.frame(place.segment, place.frame)
+        except NoSuchSegment:
+            moved = self.place(chunk_id)
+            if moved.segment == place.segment:
+                raise
+            place = moved
+            frame = self.frame(place.segment, place.frame)
+        data = frame.chunk(chunk_id)
         if data is None:
             raise Damaged(
                 "a frame does not hold the chunk that the index places there",

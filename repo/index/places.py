@@ -54,6 +54,10 @@ class SegmentRow(NamedTuple):
     frames: bytes
 
 
+class NoSuchSegment(Damaged):
+    """A place in a segment that the index has not: a repair has moved what lay there, or damage."""
+
+
 class Places:
     """The tables of chunks and segments in one environment; for all threads of the process."""
 
@@ -222,7 +226,7 @@ class Places:
         self._cache.forget(number)
 
     def segment(self, number: int, fresh: bool = False) -> SegmentRow:
-        """The row of a segment. Raises Damaged when the index has none.
+        """The row of a segment. Raises NoSuchSegment when the index has none.
 
         It may come from this process's memory, where the table of an open segment can lack the
         newest frames: `fresh` reads it anew unless it is known as closed.
@@ -231,7 +235,7 @@ class Places:
         if row is None or (fresh and not row.closed):
             with self.environment.read() as txn:
                 if txn.get(_NUMBER.pack(number), db=self._segments) is None:
-                    raise Damaged(
+                    raise NoSuchSegment(
                         "the index has no such segment",
                         where=f"segment number {number}",
                         next_step="repo rebuild-index",

@@ -22,6 +22,7 @@ from repo.format.frame import TABLE_ROW
 from repo.format.node import Entry
 from repo.format.place import Place, pack_place
 from repo.format.segment import CHUNK_ROW
+from repo.index.places import NoSuchSegment
 from repo.index.scratch import Scratch
 from repo.keys import ContainerKey
 from repo.reader import FrameKey, Reader, missing_chunk
@@ -201,10 +202,14 @@ class Relayout:
     def _lay_out(self, window: Sequence[_Placed], pool: ThreadPoolExecutor) -> None:
         """Rewrite a window, unless it lies well."""
         size = sum(placed.place.length for placed in window)
-        frames: dict[FrameKey, list[ChunkId]] = {}
-        for placed in window:
-            frames.setdefault(placed.place[:2], []).append(placed.chunk_id)
-        opened = sum(self._plain_bytes(frame) for frame in frames)
+        frames = _frames(window)
+        try:
+            opened = sum(map(self._plain_bytes, frames))
+        except NoSuchSegment:  # a repair has moved what lay there since it was looked up
+            again = [Wanted(placed.chunk_id, placed.segment_class) for placed in window]
+            window = list(self._look_up(again))
+            frames = _frames(window)
+            opened = sum(map(self._plain_bytes, frames))
         done = self.figures
         self.figures = done._replace(
             bytes=done.bytes + size,
@@ -335,6 +340,14 @@ class Relayout:
         for at in range(0, len(rows), MOVED_AT_ONCE):
             part = rows[at : at + MOVED_AT_ONCE]
             self._repository.environment.write(partial(self._places.move_places, rows=part))
+
+
+def _frames(window: Iterable[_Placed]) -> dict[FrameKey, list[ChunkId]]:
+    """The chunks of a window by the frames that they lie in."""
+    frames: dict[FrameKey, list[ChunkId]] = {}
+    for placed in window:
+        frames.setdefault(placed.place[:2], []).append(placed.chunk_id)
+    return frames
 
 
 def _portions(chunks: Iterable[Chunk], frame_bytes: int) -> Iterator[list[Chunk]]:

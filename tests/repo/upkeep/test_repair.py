@@ -199,6 +199,32 @@ def test_a_repair_keeps_what_can_be_read_and_names_the_rest(
     check_again(hurt, report)
 
 
+def test_whoever_looked_up_a_place_before_reads_on(hurt: Small) -> None:
+    """Also one that has read nothing yet of the segment, which the index has no more."""
+    segment = max(hurt.segments(), key=lambda path: path.stat().st_size)
+    _footer(segment)
+    with hurt.open() as repository:
+        reader = repository.new_reader()
+        ids = [
+            extent.id
+            for point in repository.points()
+            for entry in repository.tree.entries(point.root)
+            for extent in repository.tree.extents(entry)
+            if not extent.is_hole
+        ]
+        places = reader.places_of(ids)
+        moving = [
+            place
+            for place in places
+            if repository.reader.segment(place).segment_id.hex() == segment.name
+        ]
+        assert moving
+        assert repair(repository, streams=1).set_aside
+        for chunk_id, place in zip(ids, places, strict=True):
+            data = reader.chunk_at(chunk_id, place)
+            assert repository.keys.chunk_id(data) == chunk_id
+
+
 def test_frames_are_found_behind_damage_without_footer_and_index(
     hurt: Small, truth: Contents
 ) -> None:
