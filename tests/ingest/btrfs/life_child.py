@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ingest.btrfs import ioctl
+from ingest.hooks.hooks import _Guard
+from ingest.snapshots import reflink
 from ingest.snapshots.journal import Journal
 from repo.writer import Writer
 from tools.cli.main import main
@@ -51,6 +53,10 @@ def watched(fatal: int) -> None:
     for name in ("publish", "commit"):
         steps.watch(Writer, name)
     steps.watch(os, "rename")
+    for name in ("freeze", "thaw"):
+        steps.watch(_Guard, name)
+    for name in ("_clone", "_destroy"):
+        steps.watch(reflink, name)
 
 
 if __name__ == "__main__":
