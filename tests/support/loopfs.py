@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from repo.types import MIB
 from tests.support import need
 
 _MKFS: Final = {
+    "ext2": ["mkfs.ext2", "-q", "-F"],
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "xfs": ["mkfs.xfs", "-q", "-f"],
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
@@ -55,12 +56,17 @@ class LoopFilesystem:
 
 @contextmanager
 def mounted(
-    kind: str, directory: Path, *, size_bytes: int = 512 * MIB, options: str = ""
+    kind: str,
+    directory: Path,
+    *,
+    size_bytes: int = 512 * MIB,
+    options: str = "",
+    making: Sequence[str] = (),
 ) -> Iterator[LoopFilesystem]:
-    """Make a file system of `kind` (ext4, xfs, btrfs, tmpfs) below `directory` and mount it.
+    """Make a file system of `kind` (ext2, ext4, xfs, btrfs, tmpfs) below `directory` and mount it.
 
     The image is sparse: only what is written takes space. xfs needs 300 MiB, btrfs 110 MiB.
-    options: for mount(8). Skips (fails in CI) where the machine cannot do it.
+    options: for mount(8). making: words for mkfs. Skips (fails in CI) where the machine cannot.
     """
     need.filesystem(kind)
     path = directory / f"{kind}-mounted"
@@ -73,7 +79,7 @@ def mounted(
         image = directory / f"{kind}-image"
         with image.open("xb") as file:
             file.truncate(size_bytes)
-        _run([need.tool(_MKFS[kind][0]), *_MKFS[kind][1:], str(image)])
+        _run([need.tool(_MKFS[kind][0]), *_MKFS[kind][1:], *making, str(image)])
     path.mkdir()
     filesystem = LoopFilesystem(kind, path, image, options)
     try:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-_MKFS_TOOLS = {"ext4": "mkfs.ext4", "xfs": "mkfs.xfs", "btrfs": "mkfs.btrfs"}
+_MKFS_TOOLS = {"ext2": "mkfs.ext2", "ext4": "mkfs.ext4", "xfs": "mkfs.xfs", "btrfs": "mkfs.btrfs"}
 
 
 def root() -> None:
