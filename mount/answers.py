@@ -17,10 +17,10 @@ from typing import Final, NamedTuple, TypeVar
 import trio
 
 from mount.ahead import Ahead
-from mount.content import blocks_of
+from mount.content import Content, blocks_of
 from mount.prefetcher import Prefetcher
 from mount.shelf import Shelf
-from mount.source import Blocked, FramesMissing, WorkMissing
+from mount.source import Blocked, ChunkSource, FramesMissing, WorkMissing
 from mount.vfs import FileTree, Found, Listed
 from repo.errors import RepoError
 from repo.reader import FrameKey
@@ -49,7 +49,16 @@ _FORMATS: Final = {
 
 log = logging.getLogger("repo.mount")
 
+_SEEKS_HELD: Final = 1024
+"""Answers to seeks that wait for who asked."""
+
 T = TypeVar("T")
+
+
+def _seek(content: Content, start: int, whence: int, source: ChunkSource) -> int | None:
+    if whence == os.SEEK_HOLE:
+        return content.next_hole(start, source)
+    return content.next_data(start, source)
 
 
 class Refused(Exception):
@@ -115,6 +124,7 @@ class Answers:
         self._prefetcher = prefetcher
         self._ahead = ahead
         self._deadline_seconds = deadline_seconds
+        self._seeks: dict[tuple[int, int, int, int], int | None] = {}
         self._uid = appearance.uid
         self._gid = appearance.gid
         kept = 0o7777 & ~appearance.umask
@@ -192,12 +202,28 @@ class Answers:
             raise Refused(errno.EINVAL)
         if start >= content.size:
             raise Refused(errno.ENXIO)
-        if whence == os.SEEK_HOLE:
-            return content.next_hole(start, self._shelf)
-        data = content.next_data(start, self._shelf)
-        if data is None:
+        found = self._sought(number, content, start, whence)
+        if found is None:
             raise Refused(errno.ENXIO)
-        return data
+        return found
+
+    def _sought(self, number: int, content: Content, start: int, whence: int) -> int | None:
+        """Where that is. In a large file thousands of pages may lie in between: they are gone
+        through in a thread, for the loop to have the time, and not to begin anew for each of them.
+        """
+        if not content.is_paged:
+            return _seek(content, start, whence, self._shelf)
+        key = (number, content.size, start, whence)
+        if key not in self._seeks:
+            twin, source = content.twin(), self._shelf.blocking()
+
+            def seek() -> None:
+                while len(self._seeks) >= _SEEKS_HELD:
+                    self._seeks.pop(next(iter(self._seeks)), None)
+                self._seeks[key] = _seek(twin, start, whence, source)
+
+            self._shelf.work(seek)
+        return self._seeks.pop(key)
 
     def xattr(self, number: int, name: bytes) -> bytes:
         """The value of an extended attribute.

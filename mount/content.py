@@ -86,17 +86,25 @@ def single_chunk(entry: Entry) -> ChunkId | None:
 class Content:
     """The content of one file."""
 
-    __slots__ = ("_chunk", "_leaf", "_level", "_name", "_pages", "_rows", "_top", "size")
+    __slots__ = ("_chunk", "_entry", "_leaf", "_level", "_pages", "_top", "size")
 
     def __init__(self, entry: Entry) -> None:
+        self._entry = entry
         self.size = entry.size
         self._level = entry.extent_level
-        self._name = entry.name
-        self._rows = entry.extents
         self._chunk = single_chunk(entry)
         self._top: Rows | None = None
         self._pages: dict[bytes, Rows] = {}
         self._leaf: tuple[int, Rows] | None = None
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether its extents lie in pages, of which there may be thousands."""
+        return self._level > 0
+
+    def twin(self) -> Content:
+        """The same for another thread: what was read of it is not shared."""
+        return Content(self._entry)
 
     def pieces(self, offset: int, length: int, source: ChunkSource) -> Iterator[Piece]:
         """What a range consists of, in order; it ends with the file. See ChunkSource."""
@@ -196,7 +204,7 @@ class Content:
     def _tables(self) -> Rows:
         """The rows of the entry. Raises Damaged when they do not cover the size."""
         if self._top is None:
-            top = Rows(list(parse_extents(self._rows)))
+            top = Rows(list(parse_extents(self._entry.extents)))
             if top.total != self.size:
                 raise self._damaged("a file's extents do not cover its size")
             self._top = top
@@ -207,7 +215,9 @@ class Content:
             return Rows([extent])
         rows = self._pages.get(extent.id)
         if rows is None:
-            limits.check("extent level", level, limits.EXTENT_LEVELS_MAX, where=repr(self._name))
+            limits.check(
+                "extent level", level, limits.EXTENT_LEVELS_MAX, where=repr(self._entry.name)
+            )
             where = f"page {extent.id.hex()[:16]}"
             rows = Rows(parse_extent_page(source.chunk(extent.id), level, where=where))
             if rows.total != extent.length:
@@ -218,7 +228,7 @@ class Content:
         return rows
 
     def _damaged(self, what: str) -> Damaged:
-        return Damaged(what, where=repr(self._name), next_step="run `repo verify`")
+        return Damaged(what, where=repr(self._entry.name), next_step="run `repo verify`")
 
 
 _PAGES_HELD: Final = 16

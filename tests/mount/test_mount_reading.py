@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from repo.format.frame import TABLE_ROW
-from repo.format.node import Entry, pack_extents
+from repo.format.node import HOLE, Entry, pack_extent_page, pack_extents
 from repo.format.segment import HEADER_BYTES, SegmentHeader
 from repo.keys import KeyFile
 from repo.repository import Repository as Opened
@@ -243,6 +243,31 @@ def test_a_file_of_very_many_pieces_is_read(tmp_path: Path, adapter: str) -> Non
     store.publish([entry], chunks=parts)
     with mounted(store.command, tmp_path / "mnt", "--adapter", adapter) as mount:
         assert (mount.path / "file").read_bytes() == b"".join(parts)
+
+
+def test_a_hole_far_away_is_found_without_a_wait_for_each_page(tmp_path: Path) -> None:
+    # That of a file of some hundred GiB took longer than the deadline, and answered all else late.
+    store = Store(tmp_path)
+    rng = random.Random(7)
+    rows = [(rng.randbytes(32), 4096) for _ in range(40 * 4096)]
+    rows[35 * 4096 + 7] = (HOLE, 4096)
+    parts = [rows[at : at + 4096] for at in range(0, len(rows), 4096)]
+    pages = [pack_extent_page(pack_extents(part), 0) for part in parts]
+    extents = [(store.chunk_id(page), 4096 * 4096) for page in pages]
+    file = Entry(b"file", Kind.FILE, 0o644, 0, 0, 1, 1, 0, 3, 1, size=4096 * len(rows))
+    entry = msgspec.structs.replace(file, extents=pack_extents(extents), extent_level=1)
+    store.publish([entry], chunks=pages)
+    hole = 4096 * (35 * 4096 + 7)
+    with mounted(store.command, tmp_path / "mnt") as mount:
+        fd = os.open(mount.path / "file", os.O_RDONLY)
+        try:
+            before = mount.statistics()["waits"]
+            assert os.lseek(fd, 5, os.SEEK_HOLE) == hole
+            assert os.lseek(fd, hole + 5, os.SEEK_DATA) == hole + 4096
+            assert os.lseek(fd, hole + 4096, os.SEEK_HOLE) == file.size
+            assert mount.statistics()["waits"] - before < 5
+        finally:
+            os.close(fd)
 
 
 def test_what_the_log_names_is_one_line(tmp_path: Path) -> None:
