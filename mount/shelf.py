@@ -11,6 +11,7 @@ from mount.cache import FrameCache
 from mount.source import ChunkSource, FramesMissing, ReaderSource, WorkMissing
 from repo.errors import Damaged
 from repo.format.place import Place
+from repo.kept import KEPT_SEGMENT
 from repo.reader import FrameKey, Reader
 from repo.sealer import Frame
 from repo.types import ChunkId
@@ -28,7 +29,8 @@ class Shelf:
         self._reader = reader
         self._cache = cache
         self._handed: Mapping[FrameKey, Frame] = _NOTHING
-        # Good as long as the mount lives: its lease keeps every segment in place.
+        # Good as long as the mount lives: its lease keeps every segment in place, and one that a
+        # repair sets aside can be read by whoever has its row.
         self._places: dict[ChunkId, Place] = {}
 
     @contextmanager
@@ -55,7 +57,11 @@ class Shelf:
             if len(known) > PLACES_HELD:
                 known.clear()
                 missing = list(chunk_ids)
-            known.update(zip(missing, self._reader.places_of(missing), strict=True))
+            places = self._reader.places_of(missing)
+            for place in {place.segment: place for place in places}.values():
+                if place.segment != KEPT_SEGMENT:
+                    self._reader.segment(place)
+            known.update(zip(missing, places, strict=True))
         return [known[chunk_id] for chunk_id in chunk_ids]
 
     def chunks_at(self, wanted: Sequence[tuple[ChunkId, Place]]) -> list[memoryview]:

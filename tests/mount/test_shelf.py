@@ -28,6 +28,9 @@ class Index:
         self.asked += ids
         return [Place(0, one[0], 0, 3) for one in ids]
 
+    def segment(self, _place: Place) -> None:
+        """It is asked for the rows of segments, so as to have them."""
+
     def describe(self, place: Place) -> str:
         return f"frame {place.frame}"
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from mount.cache import FrameCache
+from mount.shelf import Shelf
 from repo.errors import Damaged, Interrupted
 from repo.index.condemned import Condemned
 from repo.repository import Repository
 from repo.storage.folder import Folder
-from repo.types import PointId, SegmentClass
+from repo.types import MIB, PointId, SegmentClass
 from repo.upkeep.copy import CopyRequest, copy
 from repo.upkeep.healing import Healer, RepositoryHealer, SourceHealer, Store
 from repo.upkeep.losses import STEP
@@ -205,6 +207,8 @@ def test_whoever_looked_up_a_place_before_reads_on(hurt: Small) -> None:
     _footer(segment)
     with hurt.open() as repository:
         reader = repository.new_reader()
+        mounted = repository.new_reader()
+        shelf = Shelf(mounted, FrameCache(MIB))
         ids = [
             extent.id
             for point in repository.points()
@@ -219,7 +223,9 @@ def test_whoever_looked_up_a_place_before_reads_on(hurt: Small) -> None:
             if repository.reader.segment(place).segment_id.hex() == segment.name
         ]
         assert moving
+        assert shelf.places(ids) == places
         assert repair(repository, streams=1).set_aside
+        assert mounted.open_frames(list({place[:2] for place in places})), "in the file set aside"
         for chunk_id, place in zip(ids, places, strict=True):
             data = reader.chunk_at(chunk_id, place)
             assert repository.keys.chunk_id(data) == chunk_id
