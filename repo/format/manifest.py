@@ -27,7 +27,11 @@ _NEXT = "run `repo verify`"
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What a job did for one source: counts, and bytes read, new and stored."""
+    """What a job did for one source: counts, and bytes read, new and stored.
+
+    A chunk is new of the source for which it was stored first. Of several sources of one job, what
+    was stored is shared out in proportion to what was new.
+    """
 
     files: int = 0
     directories: int = 0
