@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import trio
 
+from mount import acl
 from mount.ahead import Ahead
 from mount.content import Content, blocks_of
 from mount.prefetcher import Prefetcher
@@ -127,6 +128,7 @@ class Answers:
         self._seeks: dict[tuple[int, int, int, int], int | None] = {}
         self._uid = appearance.uid
         self._gid = appearance.gid
+        self._umask = appearance.umask
         kept = 0o7777 & ~appearance.umask
         self._modes = {kind: (bits, kept) for kind, bits in _FORMATS.items()}
         self._modes[Kind.SYMLINK] = (stat.S_IFLNK, 0o7777)
@@ -234,7 +236,9 @@ class Answers:
             raise Refused(errno.ENOSYS)
         for key, value in self.tree.found(number).entry.xattrs:
             if key == name:
-                return value
+                # The kernel asks the ACL, not the mode, who may do what.
+                masked = self._umask and name == acl.ACCESS
+                return acl.without(value, self._umask) if masked else value
         raise Refused(errno.ENODATA)
 
     def xattr_names(self, number: int, uid: int) -> list[bytes]:

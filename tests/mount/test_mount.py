@@ -214,6 +214,46 @@ def test_owner_and_modes_can_be_replaced(folder: Path, repository: Repository) -
         assert stat.S_IMODE((mount.path / "symlinks/relative").lstat().st_mode) == 0o777
 
 
+NOBODY = 0xFFFFFFFF
+
+
+def test_permissions_taken_away_are_taken_from_acls_too(tmp_path: Path) -> None:
+    need.root()
+    for part in (tmp_path, *tmp_path.parents):
+        if not part.stat().st_mode & stat.S_IXOTH:
+            part.chmod(part.stat().st_mode | stat.S_IXOTH)
+    source = tmp_path / "source"
+    source.mkdir(mode=0o755)
+    for name, rows in {
+        "named": [(0x01, 6, NOBODY), (0x02, 4, 1), (0x04, 0, NOBODY), (0x10, 4, NOBODY)],
+        "plain": [(0x01, 6, NOBODY), (0x04, 4, NOBODY)],
+    }.items():
+        (source / name).write_bytes(b"secret")
+        os.chown(source / name, 0, 9)
+        value = oddities.acl(*rows, (0x20, 4, NOBODY))
+        os.setxattr(source / name, "system.posix_acl_access", value)
+    repository = Repository.make(tmp_path / "repo")
+    repository.run("ingest", source)
+
+    def may_read(top: Path, name: str, user: int, group: int) -> bool:
+        words = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "cat"]
+        done = subprocess.run([*words, top / name], capture_output=True, check=False)
+        return done.returncode == 0
+
+    people = [(1, 1), (3, 9), (3, 3)]  # named, of the group, a stranger
+    for umask in ("004", "040"):
+        options = ("--allow-other", "--umask", umask)
+        with mounted(repository, tmp_path / "mnt", *options) as mount:
+            for name in ("named", "plain"):
+                # What chmod makes of the same file.
+                before = stat.S_IMODE((source / name).stat().st_mode)
+                (source / name).chmod(before & ~int(umask, 8))
+                for person in people:
+                    there = may_read(source, name, *person)
+                    assert may_read(mount.path, name, *person) == there, (name, person)
+                (source / name).chmod(before)
+
+
 def test_getxattr_is_asked_once_where_there_are_none(tmp_path: Path) -> None:
     source = tmp_path / "plain"
     source.mkdir()
