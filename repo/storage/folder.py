@@ -11,6 +11,7 @@ from typing import Final
 
 from repo.errors import Damaged, NotARepository, UsageError
 from repo.format import layout, limits
+from repo.format.magic import KEY_SLOT_MAGIC
 from repo.storage.abandoned import AbandonedSegment
 from repo.storage.durable import (
     fsync_directory,
@@ -44,9 +45,9 @@ class Folder:
         """Makes the directories of a new repository, durably; the header is written last, by
         `write_header`, and makes it one.
 
-        A folder left by an interrupted creation (no header, no segment, no point) is taken over
-        and its key slots, which belong to a root key nobody has, are removed. Raises UsageError
-        when the folder holds a repository or anything else.
+        A folder left by an interrupted creation (nothing but key slots and files in the making) is
+        taken over and its key slots, which belong to a root key nobody has, are removed. Raises
+        UsageError when the folder holds a repository or anything else.
         """
         folder = cls(path)
         with repository_io("cannot make the repository", path):
@@ -83,13 +84,26 @@ class Folder:
                 where=str(self.path),
                 next_step="use it as it is, or choose another folder",
             )
-        foreign = {name for name in names - _OURS if not layout.is_temporary(name)}
-        if foreign or any(self.segments()) or any(self.points()):
+        foreign = next(self._strangers(), None)
+        if foreign is not None:
             raise UsageError(
                 "the folder is not empty",
-                where=str(self.path),
+                where=str(foreign),
                 next_step="choose a new or empty folder for the repository",
             )
+
+    def _strangers(self) -> Iterator[Path]:
+        """What an interrupted creation has not left here."""
+        for top in sorted(self.path.iterdir()):
+            if layout.is_temporary(top.name):
+                continue
+            if top.name not in _OURS:
+                yield top
+            elif top.name != layout.RESERVE:
+                for path in sorted(top.iterdir()):
+                    is_slot = top.name == layout.KEYS and _is_slot(path)
+                    if not is_slot and not layout.is_temporary(path.name):
+                        yield path
 
     # Header and key slots
 
@@ -451,3 +465,11 @@ class Folder:
         path = self.path / name
         with repository_io(what, path):
             return read_all(path, limit_bytes=limit_bytes)
+
+
+def _is_slot(path: Path) -> bool:
+    """Whether a file is a key slot, and nobody else's key."""
+    if not layout.is_slot_name(path.name) or path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(KEY_SLOT_MAGIC)) == KEY_SLOT_MAGIC

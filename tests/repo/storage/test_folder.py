@@ -11,6 +11,7 @@ import pytest
 
 from repo.errors import Damaged, NotARepository, RepositoryFailed, UsageError
 from repo.format import layout
+from repo.format.magic import KEY_SLOT_MAGIC
 from repo.storage.folder import Folder
 from repo.types import PointId, SegmentId
 from tests.repo import child
@@ -66,9 +67,25 @@ def test_create_never_takes_over_content_whose_header_is_lost(folder: Folder) ->
     assert folder.keys() == ["password"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["keys/server.pem", "keys/folder/key", "points/README", "segments/00/x", "leases/x", "index/x"],
+)
+def test_create_touches_nothing_of_others_below_names_that_are_ours(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "app" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"private")
+    with pytest.raises(UsageError, match="not empty"):
+        Folder.create(tmp_path / "app")
+    assert path.read_bytes() == b"private"
+
+
 def test_create_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     unfinished = Folder.create(tmp_path / "repository")
-    unfinished.write_key("password", b"wraps a root key that nobody has")
+    unfinished.write_key("password", KEY_SLOT_MAGIC + b"wraps a root key that nobody has")
+    (unfinished.path / layout.KEYS / ".new-01").write_bytes(b"half a slot")
     (unfinished.path / ".new-00").write_bytes(b"half a header")
     again = Folder.create(tmp_path / "repository")
     assert again.keys() == []
@@ -160,9 +177,10 @@ def test_sweep_removes_leftovers_everywhere(folder: Folder) -> None:
 
 CREATE = """
 import sys
+from repo.format.magic import KEY_SLOT_MAGIC
 from repo.storage.folder import Folder
 folder = Folder.create(sys.argv[1])
-folder.write_key("password", b"wrapped")
+folder.write_key("password", KEY_SLOT_MAGIC + b"wrapped")
 folder.write_header(b"header")
 """
 
