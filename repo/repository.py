@@ -328,6 +328,17 @@ class Repository:
             self._environment = self._open_index()
         return self._environment
 
+    def sound_environment(self) -> Environment:
+        """The same; built anew also when it opens well and kills the process that reads it."""
+        path = self.index_path
+        with recovery.rebuilding(path):
+            try:
+                probe(path)
+            except IndexUnusable:
+                self.close()
+                recovery.rebuild(self.folder, self.keys, path, lambda _done, _of: None)
+        return self.environment
+
     def _open_index(self) -> Environment:
         path = self.index_path
         with suppress(IndexUnusable, Damaged):  # Damaged: its rows contradict each other

@@ -15,6 +15,7 @@ does not hold the chunk's id.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import secrets
@@ -54,6 +55,19 @@ _EPOCH_KEY: Final = b"epoch"
 _IDENTITY_KEY: Final = b"identity"
 _FORMAT_ROW: Final = Struct("<I16s")
 _COUNTER: Final = Struct("<Q")
+
+
+@contextmanager
+def _map_refused(folder: Path) -> Iterator[None]:
+    """The file itself says how large its map is: what no machine has was never written there."""
+    try:
+        yield
+    except RepositoryFailed as failure:
+        if os.strerror(errno.ENOMEM) not in failure.what:
+            raise
+        raise IndexUnusable(
+            "the index asks for more memory than there is", where=str(folder)
+        ) from failure
 
 
 _libc = ctypes.CDLL(None)
@@ -96,7 +110,7 @@ class Environment:
         folder = Path(path)
         if not create and not (folder / DATA_FILE).is_file():
             raise IndexUnusable("the index is missing", where=str(folder))
-        with translated(folder, "cannot open the index"):
+        with _map_refused(folder), translated(folder, "cannot open the index"):
             if create:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             environment = lmdb.open(

@@ -20,6 +20,7 @@ _UNUSABLE: Final = (
     lmdb.BadTxnError,
     lmdb.BadValsizeError,
     lmdb.CorruptedError,
+    lmdb.CursorFullError,
     lmdb.IncompatibleError,
     lmdb.InvalidError,
     lmdb.NotFoundError,

@@ -107,7 +107,7 @@ def _index(repository: Repository, check: _Check, on_notice: OnNotice) -> Iterat
             if (repository.index_path / DATA_FILE).exists():
                 check.index_unusable(error)
             on_notice(f"{error.what}: building it anew from the segments")
-            environment = repository.environment
+            environment = repository.sound_environment()
         yield environment
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from repo.repository import Repository
 from repo.types import MIB, PointId
 from repo.upkeep import forget
 from repo.upkeep.verify import verify
-from tests.crash import scenes
+from tests.crash import halting, scenes
 from tests.repo.upkeep import collecting
 from tests.support import command, health, loopfs, readback, tracer
 from tests.support.template import copy
@@ -131,6 +134,50 @@ def test_a_kill_of_a_forgetting_forgets_whole_points_or_none(scene: Scene, count
         result = traced(made, *words, decide=scenes.at(call, tracer.KILL))
         with scenes.told(f"killed before call {call.number}", result):
             scene.check(made, least=kept)
+
+
+BY_DEFAULT = {"chunks were found", "the index takes a checkpoint", "the point is published"}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=() if place in BY_DEFAULT else pytest.mark.deep)
+        for place in halting.PLACES
+    ],
+)
+def test_a_whole_collection_while_an_ingest_stands_still(
+    scene: Scene, place: str, tmp_path: Path
+) -> None:
+    """It is stopped by SIGSTOP when it has found chunks that are collected then, and goes on."""
+    made = scene.fresh()
+    source = tmp_path / "source"
+    shutil.copytree(scene.source, source)
+    collecting.plant(source, 3)
+    words = [sys.executable, halting.__file__, place, "ingest", str(source), "--streams", "1"]
+    pipe = subprocess.PIPE
+    ingesting = subprocess.Popen(
+        words, env=made.env, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    try:
+        _, status = os.waitpid(ingesting.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), ingesting.communicate()
+        made.run("forget", *(point.id.hex() for point in scene.points[:3]), "--yes")
+        assert made.run("gc", "--json").summary()["chunks_dead"] > 0
+        os.killpg(ingesting.pid, signal.SIGCONT)
+        _, err = ingesting.communicate(timeout=120)
+    finally:
+        if ingesting.poll() is None:
+            os.killpg(ingesting.pid, signal.SIGKILL)
+            ingesting.communicate()
+    assert ingesting.returncode == 0, err
+    for _ in range(2):  # the second time nothing holds back what the first had to leave
+        made.run("verify", "--data")
+        with readback.opened(made) as repository:
+            old, new = repository.points()
+            assert readback.content(repository, old) == scene.held[old.id]
+            assert readback.differences(repository, new, source) == []
+        assert made.run("gc", "--json").summary()["chunks_lost"] == 0
 
 
 @pytest.mark.parametrize(("kind", "mebibytes"), [("ext4", 64), ("xfs", 320)])

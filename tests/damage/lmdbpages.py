@@ -20,6 +20,12 @@ _BRANCH, _OVERFLOW, _PACKED = 0x01, 0x04, 0x20
 _BIG, _SUBTABLE = 0x01, 0x02
 
 
+def branch_pages(data: bytes) -> list[int]:
+    """The offsets of the inner pages that the newest transaction sees."""
+    pages = sorted({at // PAGE_BYTES * PAGE_BYTES for at in used_bytes(data)})
+    return [at for at in pages if _PAGE.unpack_from(data, at)[2] & _BRANCH]
+
+
 def used_bytes(data: bytes) -> set[int]:
     """The offsets of all bytes that the newest transaction relies on."""
     metas = [_META.unpack_from(data, at + _PAGE.size) for at in (0, PAGE_BYTES)]

@@ -88,6 +88,44 @@ def test_a_truncated_index(small: Small, truth: Contents, length: int) -> None:
     assert damages
 
 
+REBUILT = """
+import json, sys
+from pathlib import Path
+from repo.upkeep.verify import verify
+from tests.damage.small import Small
+
+with Small(Path(sys.argv[1])).open() as repository:
+    report = verify(repository, level="structure")
+print(json.dumps([[damage.where, damage.what] for damage in report.damages]))
+"""
+
+
+def test_an_index_that_opens_well_and_kills_whoever_searches_it_is_built_anew(
+    own: Small, truth: Contents
+) -> None:
+    data = bytearray(own.index_file.read_bytes())
+    branches = lmdbpages.branch_pages(bytes(data))
+    assert branches
+    for page in branches:
+        data[page + 12 : page + 14] = (18).to_bytes(2, "little")  # as if it named one page only
+    own.index_file.write_bytes(data)
+    status, out, err = child.run(REBUILT, own.home)
+    assert status == 0, err
+    ((where, what),) = json.loads(out)
+    assert (where, "ends in SIG" in what) == ("index", True)
+    with own.open() as repository:
+        assert list(read_back(repository).values()) == list(truth.values())
+
+
+def test_an_index_with_an_impossible_map_is_built_anew(small: Small, truth: Contents) -> None:
+    good = small.index_file.read_bytes()
+    data = bytearray(good)
+    for page in (0, lmdbpages.PAGE_BYTES):
+        data[page + 140] |= 0x80  # of the number of the last page
+    small.index_file.write_bytes(data)
+    assert rebuilt(small, truth)[1] == ["the index asks for more memory than there is"]
+
+
 def test_a_place_that_rotted_into_another_segment_names_who_suffers(own: Small) -> None:
     with own.open() as repository:
         entry = repository.tree.resolve(repository.points()[-1].root, b"new")
