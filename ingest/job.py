@@ -58,6 +58,10 @@ RETRIES_HELD_MAX: Final = 1000
 THREAD_TASKS: Final = 12
 """Tasks that may wait before a worker process is started for them."""
 
+ALONE_SECONDS: Final = 0.4
+"""So long a job of exact changes does without worker processes, however many tasks there are: most
+such jobs are over by then, and to start a process costs half as much."""
+
 TICKETS_FETCHED: Final = 16
 
 
@@ -736,8 +740,12 @@ class Job:
 
     def _thread_suffices(self) -> bool:
         thread = self._pool.workers.get(THREAD)
-        few = len(self._planner) <= THREAD_TASKS and self._planner.ranges <= 1
-        return few and thread is not None and not thread.retired
+        few = len(self._planner) <= THREAD_TASKS or self._is_soon_over()
+        return few and self._planner.ranges <= 1 and thread is not None and not thread.retired
+
+    def _is_soon_over(self) -> bool:
+        young = time.monotonic() - self._started < ALONE_SECONDS
+        return young and all(source.foundation.exact for source in self._sources)
 
     def _retire_thread(self) -> None:
         """The first process is there: the thread would only take the interpreter from the loop.

@@ -206,6 +206,25 @@ class Tree:
         shutil.copyfile(self._some(directory=False), self._new())
 
 
+@pytest.mark.parametrize(("seconds", "streams"), [(60.0, 1), (0.0, 2)])
+def test_a_short_job_of_exact_changes_starts_no_process(
+    volume: Volume,
+    source: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    streams: int,
+) -> None:
+    monkeypatch.setattr("ingest.job.ALONE_SECONDS", seconds)
+    for number in range(100):
+        (volume.live / f"{number}").mkdir()
+        (volume.live / f"{number}" / "file").write_bytes(b"one")
+    source.right(volume.snapshot("one"))
+    for number in range(100):
+        (volume.live / f"{number}" / "file").write_bytes(b"two")
+    summary = source.right(volume.snapshot("two"), streams=2)
+    assert (summary.verdict, summary.streams) == ("EXACT", streams)
+
+
 # -- large files ----------------------------------------------------------------------------------
 
 
