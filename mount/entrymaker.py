@@ -20,7 +20,15 @@ from mount.handle import NameHandle, OpenHandle
 from mount.listing import check_entry
 from mount.restoreproblem import DEVICE, Path, Problems
 from mount.restoretask import Figures
-from mount.target import KIND_OF, OPEN_READ, Site, Target, is_in_the_way, temporary_name
+from mount.target import (
+    KIND_OF,
+    OPEN_READ,
+    Site,
+    Target,
+    hold,
+    is_in_the_way,
+    temporary_name,
+)
 from repo.errors import Damaged
 from repo.format.node import EXTENT_ROW, HOLE, Entry
 from repo.types import Kind
@@ -162,6 +170,8 @@ class EntryMaker:
         name = temporary_name() if over or held is None else entry.name
         mode = self.mode_of_new(site, entry)
         fd = os.open(name, NEW, mode, dir_fd=dirfd)
+        if name is not entry.name:
+            hold(fd)
         try:
             if entry.flags:
                 self._attributes.set_before_content(fd, entry)

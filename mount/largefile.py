@@ -20,7 +20,7 @@ from mount.listing import check_entry
 from mount.restoreproblem import Problem
 from mount.restorer import Restorer
 from mount.restoretask import Done, RangeTask
-from mount.target import OPEN_READ, Site, Target, temporary_name
+from mount.target import OPEN_READ, Site, Target, hold, temporary_name
 from repo.errors import Damaged
 from repo.format.node import HOLE, Entry
 from repo.types import MIB
@@ -43,6 +43,7 @@ class LargeFile:
         self._restorer = restorer
         self._mode = ""
         self._name = entry.name
+        self._held = -1
         self._outstanding = 0
         self._listed = False
         self._differing: set[int] = set()
@@ -89,12 +90,16 @@ class LargeFile:
         name = temporary_name()
         fd = os.open(name, NEW, _MODE, dir_fd=dirfd)
         self._name = name
-        try:
-            self._restorer.attributes.set_before_content(fd, self.entry)
-            os.ftruncate(fd, self.entry.size)
-        finally:
-            os.close(fd)
+        self._held = fd  # until it has its name
+        hold(fd)
+        self._restorer.attributes.set_before_content(fd, self.entry)
+        os.ftruncate(fd, self.entry.size)
         return "write"
+
+    def _let_go(self) -> None:
+        if self._held >= 0:
+            fd, self._held = self._held, -1
+            os.close(fd)
 
     def ranges(self, numbers: Iterator[int]) -> Iterator[RangeTask]:
         """The tasks of this phase; their ids are taken from `numbers`."""
@@ -183,6 +188,7 @@ class LargeFile:
                 self._restorer.attributes.fix(OpenHandle(fd), self.entry)
             else:
                 self._restorer.maker.finish_new(self.site, dirfd, fd, self.entry, _MODE, self._name)
+                self._let_go()
         finally:
             os.close(fd)
 
@@ -191,6 +197,7 @@ class LargeFile:
         if self._name is not self.entry.name:
             with suppress(OSError):
                 os.unlink(self._name, dir_fd=self._target.open(self.site.path))
+        self._let_go()
 
 
 def _divided(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -7,9 +7,12 @@ step opens one name in one open directory and follows no symlink.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -26,6 +29,9 @@ _DESCRIPTORS_MAX: Final = 64
 _DEFAULT_ACL: Final = "system.posix_acl_default"
 _ACCESS_ACL: Final = "system.posix_acl_access"
 _TEMPORARY: Final = b".repo-restore-"
+_IS_TEMPORARY: Final = re.compile(re.escape(_TEMPORARY) + b"[0-9a-f]{16}").fullmatch
+_LEFT_SECONDS: Final = 10
+"""What is younger may be about to be locked."""
 
 KIND_OF: Final = {
     stat.S_IFREG: Kind.FILE,
@@ -61,6 +67,12 @@ def check_name(name: bytes) -> None:
 def temporary_name() -> bytes:
     """A name that nothing has, for an entry that is not whole yet."""
     return _TEMPORARY + secrets.token_hex(8).encode()
+
+
+def hold(fd: int) -> None:
+    """Keep other restores from taking a file of a temporary name for one that was left behind."""
+    with suppress(OSError):  # where nothing can be locked nothing is taken away
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Target:
@@ -168,7 +180,27 @@ class Target:
         if self.uid != 0 and mode & 0o700 != 0o700 and os.fstat(fd).st_uid == self.uid:
             os.fchmod(fd, mode | 0o700)
             self._loosened[path] = (mode, flags)
+        self._sweep(fd)
         return Site(path, fresh=False, plain=self._plain(fd))
+
+    def _sweep(self, dirfd: int) -> None:
+        """Remove the files that killed restores have left half made in a directory."""
+        for name in map(os.fsencode, os.listdir(dirfd)):
+            if _IS_TEMPORARY(name):
+                with suppress(OSError):
+                    self._sweep_file(dirfd, name)
+
+    @staticmethod
+    def _sweep_file(dirfd: int, name: bytes) -> None:
+        if not stat.S_ISREG(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode):
+            return
+        fd = os.open(name, OPEN_READ, dir_fd=dirfd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ctime < time.time() - _LEFT_SECONDS:
+                os.unlink(name, dir_fd=dirfd)
+        finally:
+            os.close(fd)
 
     def leave(self, path: Path) -> None:
         """Close a directory that was there and is to be as it was, but for what is new in it."""

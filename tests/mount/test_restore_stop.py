@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from repo.errors import Interrupted, RepositoryFailed
 from repo.storage.fetcher import Fetcher
 from repo.types import KIB, MIB
 from tests.mount.restoring import Store, leftovers, make_small
-from tests.support import chattr, compare, loopfs, need, oddities
+from tests.support import chattr, command, compare, loopfs, need, oddities
 
 
 def _tree(store: Store, source: Path) -> None:
@@ -237,3 +239,33 @@ def test_a_full_target_is_a_problem_of_each_file(
         assert not (target / "0" / "large").exists()
         assert leftovers(target) == []
         assert compare.differences(source / "1", target / "1") == []
+
+
+def test_what_a_killed_restore_left_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "source" / "folder").mkdir(parents=True)
+    large = tmp_path / "source" / "folder" / "large"
+    large.write_bytes(oddities.content(1, MIB) * 100)
+    store.ingest(tmp_path / "source")
+    target = tmp_path / "target"
+    words = command.words("restore", "latest", "--to", target, "--streams", "1")
+    process = subprocess.Popen(words, env=store.command.env)
+    while not (target.exists() and leftovers(target)):
+        assert process.poll() is None, "it has ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert len(leftovers(target)) == 1
+
+    monkeypatch.setattr("mount.target._LEFT_SECONDS", -1)
+    beside = [target / name for name in (".repo-restore-mine", ".repo-restore-" + "0" * 16)]
+    for path in beside:
+        path.write_bytes(b"")
+    with beside[1].open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another restore is at it
+        assert store.restore(target).problems == []
+        assert set(leftovers(target)) == {path.name for path in beside}
+    assert store.restore(target).problems == []
+    assert leftovers(target) == [beside[0].name]
+    assert (target / "folder" / "large").read_bytes() == large.read_bytes()
