@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +64,8 @@ class SoakMount:
     def end(self) -> dict[str, int]:
         """End it as a user does; what was read. Fails unless it had no point to show."""
         read = self._end_of_reading()
+        while not self._is_mounted and self._process.poll() is None:
+            time.sleep(0.05)  # it has not come up yet
         if self._is_mounted:
             unmount_and_wait(str(self.path), lazy=False)
         said, _ = self._process.communicate(timeout=command.SECONDS_MAX)
