@@ -15,6 +15,8 @@ import sys
 from logging.handlers import SysLogHandler
 from typing import Final
 
+from repo.errors import UsageError
+
 _READY: Final = b"1"
 _SYSLOG: Final = "/dev/log"
 
@@ -71,11 +73,21 @@ def notify_manager() -> None:
 
 
 def log_to(path: str | None, *, background: bool) -> None:
-    """Where a mount's log lines go: a file, else syslog in the background, else stderr."""
+    """Where a mount's log lines go: a file, else syslog in the background, else stderr.
+
+    Raises UsageError for a file that cannot be written to.
+    """
     handler: logging.Handler
     form = "%(levelname)s %(message)s"
     if path is not None:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        try:
+            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the log: {error.strerror}",
+                where=path,
+                next_step="give another file to --log-file",
+            ) from error
         form = f"%(asctime)s repo-mount[{os.getpid()}] {form}"
     elif background and os.path.exists(_SYSLOG):
         handler = SysLogHandler(_SYSLOG, SysLogHandler.LOG_DAEMON)

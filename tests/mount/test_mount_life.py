@@ -59,6 +59,22 @@ def test_a_mount_is_ready_when_the_command_returns(
     assert _leases(repository) == []
 
 
+def test_how_to_unmount_is_told_for_a_shell(repository: Repository, tmp_path: Path) -> None:
+    at = tmp_path / "a b$c"
+    at.mkdir()
+    try:
+        told = repository.run("mount", "latest", at).out.splitlines()[-1]
+        assert told == f"Unmount it with: repo umount '{at}'"
+    finally:
+        clean_up(at)
+
+
+def test_a_log_that_cannot_be_written_is_said_at_once(repository: Repository, at: Path) -> None:
+    done = repository.run("mount", "latest", at, "--log-file", at / "no" / "log", status=2)
+    assert done.err.startswith("repo: cannot write the log: No such file or directory")
+    assert mountpoint.mount_at(at) is None
+
+
 def test_json_tells_where(repository: Repository, at: Path) -> None:
     done = repository.run("mount", "latest", at, "--json")
     assert json.loads(done.out) == {"event": "mounted", "at": str(at)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -135,7 +136,7 @@ def _serve(run: Invocation, request: MountRequest, detached: Detached | None) ->
         if run.console.json:
             run.console.event("mounted", at=where)
         run.console.say(f"Mounted {human.printable(request.point)} at {where}")
-        run.console.say(f"Unmount it with: repo umount {where}")
+        run.console.say(f"Unmount it with: repo umount {shlex.quote(where)}")
         if detached is not None:
             detached.ready()
         daemon.notify_manager()
