@@ -297,20 +297,34 @@ class Repository:
         return slot
 
     def remove_slot(self, prefix: str) -> str:
-        """Remove the key slot whose id begins so; returns its id. Never the last one."""
-        names = self.folder.keys()
-        fitting = [name for name in names if name.startswith(prefix)]
-        if len(fitting) != 1:
-            what = f"{len(fitting)} key slots begin with this" if fitting else "no such key slot"
-            raise UsageError(what, where=prefix, next_step="`repo key list` shows them")
-        if len(names) == 1:
-            raise UsageError(
-                "the last key slot cannot be removed",
-                where=fitting[0],
-                next_step="add another one first: without any nothing can be read again",
-            )
-        self.folder.remove_key(fitting[0])
+        """Remove the key slot whose id begins so; returns its id. Never the last intact one.
+
+        One at a time: of two that each left the other's slot none would be left.
+        """
+        with self.folder.keys_locked():
+            names = self.folder.keys()
+            fitting = [name for name in names if name.startswith(prefix)]
+            if len(fitting) != 1:
+                many = f"{len(fitting)} key slots begin with this"
+                raise UsageError(
+                    many if fitting else "no such key slot",
+                    where=prefix,
+                    next_step="`repo key list` shows them",
+                )
+            if not any(self._is_intact(name) for name in names if name != fitting[0]):
+                raise UsageError(
+                    "the last key slot cannot be removed",
+                    where=fitting[0],
+                    next_step="add another one first: without any nothing can be read again",
+                )
+            self.folder.remove_key(fitting[0])
         return fitting[0]
+
+    def _is_intact(self, name: str) -> bool:
+        with suppress(Damaged):
+            KeySlot.parse(self.folder.read_key(name))
+            return True
+        return False
 
     # -- index --------------------------------------------------------------------------------
 

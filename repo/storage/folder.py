@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +134,18 @@ class Folder:
         """Adds a key slot, durably. Raises RepositoryFailed when the name is taken."""
         self._check_slot(name)
         write_new(self.path / layout.KEYS, name, data)
+
+    @contextmanager
+    def keys_locked(self) -> Iterator[None]:
+        """Inside nobody else is inside: waits. Where no folder can be locked it does not help."""
+        with repository_io("cannot lock the key slots", self.path / layout.KEYS):
+            fd = os.open(self.path / layout.KEYS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def remove_key(self, name: str) -> None:
         """Removes a key slot, durably. Raises UsageError when there is no such slot."""

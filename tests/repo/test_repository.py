@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from repo.errors import UsageError, WrongKey
 from repo.format.manifest import Point
 from repo.keys import KeyFile
 from repo.repository import Repository
+from repo.storage.folder import Folder
 
 
 @pytest.fixture
@@ -83,6 +85,49 @@ def test_the_last_key_slot_stays(repository: Repository, tmp_path: Path, key: Ke
         Repository.open(repository.path, key)
     with Repository.open(repository.path, second) as again:
         assert [slot.label for slot in again.slots()] == ["second"]
+
+
+def test_the_last_intact_key_slot_stays(repository: Repository, tmp_path: Path) -> None:
+    (only,) = repository.slots()
+    second = KeyFile(tmp_path / "second")
+    keyfile.create(second.path)
+    name = repository.add_slot(second).slot_id.hex()
+    (repository.path / "keys" / name).write_bytes(b"rotten")
+    with pytest.raises(UsageError, match="last key slot"):
+        repository.remove_slot(only.slot_id.hex())
+    repository.remove_slot(name)
+
+
+def test_of_two_that_remove_the_other_slot_one_is_refused(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = KeyFile(tmp_path / "second")
+    keyfile.create(second.path)
+    repository.add_slot(second)
+    names = [slot.slot_id.hex() for slot in repository.slots()]
+    listed = Folder.keys
+    first_has_listed, other_is_done = threading.Event(), threading.Event()
+    refused: list[UsageError] = []
+
+    def list_and_wait(folder: Folder) -> list[str]:
+        found = listed(folder)
+        if not first_has_listed.is_set():
+            first_has_listed.set()
+            other_is_done.wait(1)
+        return found
+
+    monkeypatch.setattr(Folder, "keys", list_and_wait)
+    first = threading.Thread(target=repository.remove_slot, args=(names[0],))
+    first.start()
+    first_has_listed.wait()
+    try:
+        repository.remove_slot(names[1])
+    except UsageError as error:
+        refused.append(error)
+    other_is_done.set()
+    first.join()
+    assert len(repository.slots()) == 1
+    assert "last key slot" in refused[0].what
 
 
 def test_a_deleted_index_is_built_anew(
