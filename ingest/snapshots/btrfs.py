@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
@@ -27,11 +28,16 @@ from ingest.snapshots.snapshot import Refusal, Snapshot, SubSource, Terms
 ANCHORS_KEPT: Final = 2
 """Of a source: that of its newest point, and one more for the case that the point is lost."""
 
+PATIENCE_SECONDS: Final = 0.05
+"""So long a run waits until a snapshot is deleted that it does not need any more."""
+
 _CAP_SYS_ADMIN: Final = 21
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHAIN_MAX: Final = 64
 
 _numbers = itertools.count(1)
+_aside: list[int] = []
+"""The processes that still delete something."""
 
 
 class BtrfsProvider:
@@ -209,7 +215,7 @@ class _Making:
             del self._made[prefix]
         for name in self.folder.names(f"{folders.HELD_PREFIX}{tag}-"):
             if not name.endswith(point_id.hex()):
-                destroy(self.folder, name)
+                destroy_aside(self.folder, name)
         for name in self.folder.names(f"{folders.ANCHOR_PREFIX}{tag}-")[:-ANCHORS_KEPT]:
             destroy(self.folder, name)
 
@@ -231,6 +237,37 @@ def destroy(folder: SnapshotFolder, name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def destroy_aside(folder: SnapshotFolder, name: str) -> None:
+    """Delete a subvolume in a process of its own, which is waited for, though not long.
+
+    For every file that was looked at in a snapshot the kernel has something to let go of. After a
+    run that read everything that takes seconds, which the next, short one must not wait for. What
+    is killed before it is done is done by the next `keep`.
+    """
+    for process in [*_aside]:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            _aside.remove(process)
+    process = os.fork()
+    if not process:
+        try:
+            # Locks, pipes and the terminal are the parent's.
+            os.closerange(0, folder.fd)
+            os.closerange(folder.fd + 1, os.sysconf("SC_OPEN_MAX"))
+            destroy(folder, name)
+        finally:
+            os._exit(0)
+    _aside.append(process)
+    ended = os.pidfd_open(process)
+    try:
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        if waiting.poll(1000 * PATIENCE_SECONDS):
+            os.waitpid(process, 0)
+            _aside.remove(process)
+    finally:
+        os.close(ended)
 
 
 def remove(entry: Entry) -> bool:

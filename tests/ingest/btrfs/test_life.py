@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from repo.types import MIB
 from tests.ingest import again
 from tests.ingest.btrfs import life_child
 from tests.ingest.btrfs.volume import Volume, opened, progs
+from tests.ingest.hooks.making import until
 from tests.support import command, loopfs, readback
 
 
@@ -391,6 +393,42 @@ def test_killed_before_any_step_nothing_is_left_after_the_next_run(
             assert len(left(volume)) <= 3, killed.stderr
             assert journals(runs) == [], killed.stderr
         assert fatal > 10
+
+
+def test_nobody_waits_until_an_old_snapshot_is_deleted(
+    runs: again.Runs, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a run that read a million files the kernel takes seconds for it."""
+    runs.right()
+    (older,) = (volume.root / FOLDER_NAME).glob(".repo-held-*")
+    gate = os.memfd_create("gate")
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    real = ioctl.destroy_subvolume
+
+    def slow(folder_fd: int, name: bytes) -> None:
+        with open(f"/proc/{test}/fd/{gate}", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        real(folder_fd, name)
+
+    test = os.getpid()
+    monkeypatch.setattr(ioctl, "destroy_subvolume", slow)
+    assert runs.right().verdict == "EXACT"
+    assert older.exists()
+    fcntl.flock(gate, fcntl.LOCK_UN)
+    until(lambda: not older.exists(), lambda: "it was never deleted")
+    os.close(gate)
+
+
+def test_killed_while_it_deletes_an_old_snapshot_the_next_run_does(
+    runs: again.Runs, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.right()
+    with monkeypatch.context() as patches:
+        patches.setattr(ioctl, "destroy_subvolume", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        runs.right()
+    assert left(volume) == ["anchor", "anchor", "held", "held"]
+    runs.right()
+    assert left(volume) == ["anchor", "anchor", "held"]
 
 
 def test_the_janitor_leaves_alone_what_lives(runs: again.Runs, volume: Volume) -> None:
