@@ -9,15 +9,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
-from typing import Final
 
 import lmdb
 
 from repo.errors import RepositoryFailed
 from repo.index.environment import TABLES_MAX
 from repo.index.failure import IndexUnusable
+from repo.types import CHUNK_KEY_BYTES
 
 
 def probe(path: Path) -> None:
@@ -44,12 +43,8 @@ def probe(path: Path) -> None:
         raise IndexUnusable(f"the index is damaged: reading it ends in {name}", where=str(path))
 
 
-SOUGHT: Final = 16
-"""One row of so many is looked for as well: a page holds more, so that no page is left out."""
-
-
 def read_rows(path: str) -> None:
-    """Read every row of every table, and look some up. Raises lmdb.Error.
+    """Read every row of every table, and look each up as others will. Raises lmdb.Error.
 
     Reading one row after the other does not touch the keys in inner pages, which a search follows.
     """
@@ -64,9 +59,9 @@ def read_rows(path: str) -> None:
                 txn.cursor(table) as search,
             ):
                 sorted_rows = table.flags()["dupsort"]
-                for key, value in islice(cursor.iternext(), 0, None, SOUGHT):
+                for key, value in cursor.iternext():
                     if sorted_rows:
-                        search.set_range_dup(key, value)
+                        search.set_range_dup(key, value[:CHUNK_KEY_BYTES])
                     else:
                         search.set_range(key)
 
