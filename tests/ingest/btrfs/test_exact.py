@@ -15,7 +15,8 @@ from ingest.btrfs import ioctl
 from ingest.changes import btrfs as change_source
 from ingest.session import IngestSummary
 from repo.format.manifest import Point
-from repo.types import KIB, MIB
+from repo.types import KIB, MIB, SegmentClass
+from repo.upkeep.verify import verify
 from tests.ingest import again
 from tests.ingest.btrfs.test_generation import changes, since_of
 from tests.ingest.btrfs.volume import Volume, opened, progs
@@ -75,6 +76,21 @@ def test_every_operation_comes_into_an_exact_point(volume: Volume, source: Sourc
     assert 0 < second.files_reused < second.files
     third = source.right(volume.snapshot("three"))
     assert (third.verdict, third.bytes_read, third.files_reused) == ("EXACT", 0, third.files)
+
+
+def test_an_index_in_doubt_is_not_believed_by_an_exact_list(volume: Volume, source: Source) -> None:
+    for number in range(3):
+        (volume.live / f"file {number}").write_bytes(os.urandom(5000))
+    source.right(volume.snapshot("one"))
+    repository = source.runs.repository
+    (row,) = (r for r in repository.places.segments() if r.segment_class is SegmentClass.DATA)
+    repository.folder.segment_path(row.segment_id).unlink()
+    repository.close()
+    second = source.right(volume.snapshot("two"))  # though nothing changed
+    assert (second.verdict, second.files_reused) == ("HINT", 0), source.runs.notices
+    assert verify(repository, level="structure").damages == []
+    third = source.right(volume.snapshot("three"))
+    assert (third.verdict, third.files_reused) == ("EXACT", 3), source.runs.notices
 
 
 def test_the_rounds_of_a_fuzz(volume: Volume, source: Source) -> None:
