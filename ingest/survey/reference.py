@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 Item = tuple["bytes | Buffer", ...]
 """(path below the root, the directory's packed entry, packed runs of its node ...)"""
 
-Child = tuple[bytes, bytes, bytes, int]
-"""A sub-directory: its name, its packed entry, the id of its node, the directories below it."""
+Child = tuple[bytes, bytes, bytes, int, int]
+"""A sub-directory: its name, its packed entry, the id of its node; how many entries and how many
+directories are said to lie below it.
+"""
 
 Found = tuple[bool, int, int, list[Child]]
 """Whether the directory, and all in these runs that is no directory, is as it was; then how many
@@ -101,7 +103,8 @@ def _compared(fd: int, entries: Sequence[Entry], limit_ns: int, *, same: bool) -
                 same = False
             else:
                 whole = msgspec.msgpack.encode(entry)
-                children.append((entry.name, whole, entry.node, entry.directories_below))
+                below = entry.entries_below, entry.directories_below
+                children.append((entry.name, whole, entry.node, *below))
             continue
         same = same and _is_same(fd, entry, limit_ns)
         count += 1

@@ -12,6 +12,7 @@ forced: their directories count as changed.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -28,14 +29,13 @@ from ingest.statx import open_directory, stat_fd
 from ingest.survey.look import look
 from ingest.survey.reference import INODE
 from repo.errors import Damaged
-from repo.format.node import Node, page_entries, parse_entries
+from repo.format.node import UNPARSABLE, Entry, packed_runs, page_entries
 from repo.types import Kind
 
 if TYPE_CHECKING:
     from ingest.base import BaseTree, Foundation
-    from ingest.survey.reference import Child
+    from ingest.survey.reference import Child, Item
     from ingest.task import Subject
-    from repo.format.node import Entry
     from repo.repository import Repository
     from repo.tree import Tree
 
@@ -49,21 +49,27 @@ again.
 
 TICK_SECONDS: Final = 0.1
 
+# Not `parse_entries`: see ingest.known.
+_decode_run = msgspec.msgpack.Decoder(list[Entry]).decode
+
 
 class _Directory:
     """A directory of the base until all below it has been looked at."""
 
     __slots__ = (
-        "above", "directories", "entry", "expected", "path", "unchanged", "unchanged_below",
+        "above", "directories", "entries", "entry", "path", "said", "unchanged", "unchanged_below",
         "waiting",
     )  # fmt: skip
 
-    def __init__(self, path: bytes, above: _Directory | None, entry: bytes, expected: int) -> None:
+    def __init__(
+        self, path: bytes, above: _Directory | None, entry: bytes, said: tuple[int, int]
+    ) -> None:
+        """`said`: how many entries, and directories among them, lie below it as its entry says."""
         self.path = path
         self.above = above
         self.entry = entry
-        self.expected = expected  # directories below it
-        self.directories = 0
+        self.said = said
+        self.entries = self.directories = 0
         self.waiting = 1
         self.unchanged = True
         self.unchanged_below: list[bytes] = []
@@ -123,18 +129,24 @@ class Survey:
         Raises RepositoryFailed.
         """
         root = self._base.point.root
-        top = _Directory(b"", None, msgspec.msgpack.encode(root), root.directories_below)
+        top = _Directory(
+            b"", None, msgspec.msgpack.encode(root), (root.entries_below, root.directories_below)
+        )
         self._waiting.append(_Part(top, root.node))
         self._threads = threads
         workers = [threading.Thread(target=self._work, name="survey") for _ in range(threads)]
         for worker in workers:
             worker.start()
+        collects = gc.isenabled()
+        gc.disable()  # nothing here is in a circle: a collection would only look at all of it
         try:
             for worker in workers:
                 while worker.is_alive():
                     worker.join(TICK_SECONDS)
                     on_tick()
         finally:
+            if collects:
+                gc.enable()
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
@@ -175,18 +187,20 @@ class Survey:
     def _look(self, parts: Sequence[_Part], audit: Audit) -> None:
         chunks = self._chunks([part.chunk_id for part in parts])
         runs = [self._runs(*pair) for pair in zip(parts, chunks, strict=True)]
-        items = tuple(
+        items: tuple[Item, ...] = tuple(
             (part.directory.path or b".", part.directory.entry, *run)
             for part, run in zip(parts, runs, strict=True)
         )
         found = look(self._root_fd, items, self._base.limit_ns, self._device, self._excluded)
-        for part, run, (same, files, size, children) in zip(parts, runs, found, strict=True):
-            due = same and audit.due_among(files)
-            unchanged = self._audit(part.directory, run, audit) if due else same
-            with self._changed:
+        for part, run, (same, files, *_) in zip(parts, runs, found, strict=True):
+            if same and audit.due_among(files) and not self._audit(part.directory, run, audit):
+                part.directory.unchanged = False
+        with self._changed:
+            for part, (same, files, size, children) in zip(parts, found, strict=True):
                 self.files += files
                 self.bytes_source += size
-                self._arrived(part.directory, children, unchanged=unchanged)
+                part.directory.entries += files
+                self._arrived(part.directory, children, unchanged=same)
 
     def _chunks(self, ids: Sequence[bytes]) -> list[memoryview | None]:
         """The nodes and pages of these ids; None for what is damaged or lost."""
@@ -196,35 +210,32 @@ class Survey:
         except Damaged:  # the job will meet it, too, and tell
             return [_intact(tree, chunk_id) for chunk_id in ids]
 
-    def _runs(self, part: _Part, data: memoryview | None) -> list[bytes | memoryview]:
+    def _runs(self, part: _Part, data: memoryview | None) -> list[memoryview]:
         """The packed entries of a part. Pages of a large directory become parts of their own."""
         directory = part.directory
-        where = f"directory {directory.path!r}"
         try:
             if data is None:
-                raise Damaged("a chunk is lost", where=where)
+                raise Damaged("a chunk is lost", where="a base")
             if part.is_page:
-                return [page_entries(data, where=where)]
-            node = Node.parse(data, where=where)
+                return [page_entries(data, where="a base")]
+            runs, pages = packed_runs(data, where="a base")
         except Damaged:
             directory.unchanged = False
             return []
-        pages = [*node.joined.pages, *node.listed.pages]
         if pages:
             with self._changed:
                 directory.waiting += len(pages)
                 self._waiting += [_Part(directory, page.id, is_page=True) for page in pages]
-                self._changed.notify_all()
-        return [run.entries for run in (node.joined, node.listed) if not run.pages and run.total]
+        return runs
 
     def _arrived(
         self, directory: _Directory, children: Sequence[Child], *, unchanged: bool
     ) -> None:
         """A part of a directory was looked at."""
         directory.unchanged = directory.unchanged and unchanged
-        for name, entry, node, expected in children:
+        for name, entry, node, *said in children:
             path = b"%b/%b" % (directory.path, name) if directory.path else name
-            below = _Directory(path, directory, entry, expected)
+            below = _Directory(path, directory, entry, (said[0], said[1]))
             directory.waiting += 1
             self._waiting.append(_Part(below, node))
         directory.waiting -= 1
@@ -238,7 +249,7 @@ class Survey:
         above, below = directory.above, directory.unchanged_below
         if (
             directory.unchanged
-            and directory.directories == directory.expected
+            and (directory.entries, directory.directories) == directory.said
             and not self._forced.concerns(directory.path)
         ):
             self._held -= len(below)
@@ -251,20 +262,19 @@ class Survey:
             if above is not None:
                 above.unchanged = False
         if above is not None:
+            above.entries += 1 + directory.entries
             above.directories += 1 + directory.directories
             above.waiting -= 1
         return above
 
-    def _audit(
-        self, directory: _Directory, runs: Sequence[bytes | memoryview], audit: Audit
-    ) -> bool:
+    def _audit(self, directory: _Directory, runs: Sequence[memoryview], audit: Audit) -> bool:
         """Read the files among those of a part that were found unchanged whose turn it is; False
         when there is more wrong with its runs than could be seen in passing.
         """
         right = audit.unchanged if self._frozen else audit.right
         try:
-            entries = [entry for run in runs for entry in parse_entries(run, where="a base")]
-        except Damaged:
+            entries = [entry for run in runs for entry in _decode_run(run)]
+        except UNPARSABLE:
             return False
         chosen = [entry for entry in entries if entry.kind != Kind.DIRECTORY and audit.due(entry)]
         with suppress(OSError):  # it is gone, or cannot be opened: that says nothing of the base

@@ -274,15 +274,7 @@ class Node(NamedTuple):
     @classmethod
     def parse(cls, data: bytes | memoryview, *, where: str) -> Node:
         """The node in a chunk. Entries inside are parsed (and checked) by `parse_entries`."""
-        limits.check("node length", len(data), limits.NODE_BYTES_MAX, least=_NODE.size, where=where)
-        magic, version, paged_j, paged_l, bytes_j, bytes_l, count_j, count_l, entries, size = (
-            _NODE.unpack_from(data)
-        )
-        if magic != NODE_MAGIC or version != VERSION:
-            raise Damaged("a chunk is not a node", where=where, next_step=_NEXT)
-        middle = _NODE.size + bytes_j
-        if middle + bytes_l != len(data):
-            raise Damaged("a node's lengths do not add up", where=where, next_step=_NEXT)
+        middle, paged_j, paged_l, count_j, count_l, entries, size = _parse_head(data, where)
         joined = _parse_run(data[_NODE.size : middle], bool(paged_j), count_j, where)
         listed = _parse_run(data[middle:], bool(paged_l), count_l, where)
         return cls(joined, listed, Totals(entries, size))
@@ -296,6 +288,33 @@ def check_total(counted: int, claimed: int, *, where: str) -> None:
             where=where,
             next_step=_NEXT,
         )
+
+
+def _parse_head(data: bytes | memoryview, where: str) -> tuple[int, int, int, int, int, int, int]:
+    """Where the listed run begins; whether the runs are paged, what they count; the totals."""
+    limits.check("node length", len(data), limits.NODE_BYTES_MAX, least=_NODE.size, where=where)
+    magic, version, paged_j, paged_l, bytes_j, bytes_l, *rest = _NODE.unpack_from(data)
+    if magic != NODE_MAGIC or version != VERSION:
+        raise Damaged("a chunk is not a node", where=where, next_step=_NEXT)
+    middle = _NODE.size + bytes_j
+    if middle + bytes_l != len(data):
+        raise Damaged("a node's lengths do not add up", where=where, next_step=_NEXT)
+    return (middle, paged_j, paged_l, *rest)
+
+
+def packed_runs(data: memoryview, *, where: str) -> tuple[list[memoryview], list[PageRow]]:
+    """The runs of the node in a chunk, as they lie there, and the pages of those that have some.
+
+    Raises Damaged.
+    """
+    middle, paged_j, paged_l, count_j, count_l, *_ = _parse_head(data, where)
+    if not (paged_j or paged_l):
+        runs = [data[_NODE.size : middle]] if count_j else []
+        return ([*runs, data[middle:]] if count_l else runs), []
+    node = Node.parse(data, where=where)
+    both = [(node.joined, data[_NODE.size : middle]), (node.listed, data[middle:])]
+    packed = [run for parsed, run in both if parsed.total and not parsed.pages]
+    return packed, [*node.joined.pages, *node.listed.pages]
 
 
 def _pack_run(run: Run) -> bytes:

@@ -27,6 +27,7 @@ from repo.format.node import (
     pack_extent_page,
     pack_extents,
     pack_page,
+    packed_runs,
     parse_entries,
     parse_extent_page,
     parse_extents,
@@ -245,6 +246,14 @@ def test_a_node_is_read_as_it_was_written(node: Node) -> None:
     assert Node.parse(memoryview(node.pack()), where="here") == node
 
 
+@given(nodes)
+def test_the_packed_runs_of_a_node_are_those_that_it_has(node: Node) -> None:
+    runs, pages = packed_runs(memoryview(node.pack()), where="here")
+    both = (node.joined, node.listed)
+    assert pages == [page for run in both for page in run.pages]
+    assert runs == [run.entries for run in both if run.total and not run.pages]
+
+
 @given(nodes, st.data())
 def test_a_truncated_node_is_damage(node: Node, data: st.DataObject) -> None:
     packed = node.pack()
@@ -252,6 +261,8 @@ def test_a_truncated_node_is_damage(node: Node, data: st.DataObject) -> None:
     for other in (packed[:cut], packed + b"\0"):
         with pytest.raises(Damaged):
             Node.parse(other, where="here")
+        with pytest.raises(Damaged):
+            packed_runs(memoryview(other), where="here")
 
 
 @given(st.binary(max_size=120), st.booleans())

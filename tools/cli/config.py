@@ -20,7 +20,6 @@ that proposes the nearest known one; a password is no setting, only a way to get
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -126,6 +125,8 @@ def user_file(environ: Mapping[str, str]) -> Path:
 
 
 def _read(path: Path) -> _File:
+    import tomllib  # most machines have no such file
+
     try:
         table = tomllib.loads(path.read_bytes().decode())
     except OSError as error:

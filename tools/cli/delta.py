@@ -8,7 +8,7 @@ from repo.errors import UsageError
 from tools.cli import human
 from tools.cli.invocation import Invocation
 from tools.cli.progress import ProgressState, Wording
-from tools.cli.version import version
+from tools.cli.version import VERSION
 
 if TYPE_CHECKING:
     from ingest.delta import DeltaProgress, DeltaSummary
@@ -68,7 +68,7 @@ def save(run: Invocation, paths: tuple[str, ...], options: dict[str, Any]) -> De
                 source_id=options["source_id"] or "",
                 tags=(*settings.tags, *options["tags"]),
                 level=None if level is None else int(level),
-                made_by=f"repo {version()}",
+                made_by=f"repo {VERSION}",
             ),
             on_progress=lambda state: reporter.update(_progress(state)),
         )

@@ -15,7 +15,7 @@ from tools.cli.group import RepoCommand
 from tools.cli.ingest import PUBLISHED_WITH_PROBLEMS, WORDING, as_progress, hooks_folder
 from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS
-from tools.cli.version import version
+from tools.cli.version import VERSION
 
 if TYPE_CHECKING:
     from ingest.progress import ProgressState
@@ -46,7 +46,7 @@ def drain(run: Invocation, streams: str | None, hooks: str | None, now: bool) ->
     options = {
         "streams": 0 if chosen == "auto" else int(chosen),
         "hooks": hooks_folder(hooks, settings.hooks),
-        "made_by": f"repo {version()}",
+        "made_by": f"repo {VERSION}",
     }
     spool = spool_of(run)
     started = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +17,7 @@ from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS, NumberOr
 from tools.cli.progress import ProgressState, Reporter, StreamState, Wording
 from tools.cli.show import PROBLEMS_SHOWN, problems_of
-from tools.cli.version import version
+from tools.cli.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +138,7 @@ def ingest(run: Invocation, /, paths: tuple[str, ...], **options: Any) -> int:
         return enqueue(run, told, request, tool=options["tool"])
     from ingest import session
 
+    gc.freeze()  # what was imported stays: no collection need look at it again
     with run.open() as repository, run.console.reporter(WORDING) as reporter:
         summary = session.ingest(
             repository,
@@ -184,7 +186,7 @@ def _request(
         keep_snapshot=(options["keep_snapshot"] or settings.keep_snapshot) != "never",
         dry_run=options["dry_run"],
         hooks=hooks_folder(options["hooks"], settings.hooks),
-        made_by=f"repo {version()}",
+        made_by=f"repo {VERSION}",
     )
 
 

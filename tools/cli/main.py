@@ -19,9 +19,9 @@ COMPLETE: Final = "_REPO_COMPLETE"
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from tools.cli.version import version
+        from tools.cli.version import VERSION
 
-        click.echo(f"repo {version()}")
+        click.echo(f"repo {VERSION}")
         ctx.exit()
 
 

@@ -14,7 +14,7 @@ from tools.cli import commands
 from tools.cli.choices import CommonOption
 from tools.cli.group import RepoCommand
 from tools.cli.invocation import Invocation, pass_invocation
-from tools.cli.version import version
+from tools.cli.version import VERSION
 
 EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
     (0, "Done."),
@@ -212,7 +212,7 @@ def _command_page(command: click.Command, ctx: click.Context) -> str:
 
 def _head(title: str, line: str) -> list[str]:
     # No date: the same version writes the same bytes on every host.
-    head = f'.TH "{escape(title.upper())}" "1" "" "repo {escape(version())}" "repo"'
+    head = f'.TH "{escape(title.upper())}" "1" "" "repo {escape(VERSION)}" "repo"'
     return [head, ".SH NAME", rf"{escape(title)} \- {escape(line.rstrip('.'))}"]
 
 

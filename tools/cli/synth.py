@@ -14,7 +14,7 @@ from tools.cli.invocation import Invocation, pass_invocation
 from tools.cli.parameters import STREAMS
 from tools.cli.progress import ProgressState, Wording
 from tools.cli.stopping import stop_signals
-from tools.cli.version import version
+from tools.cli.version import VERSION
 
 if TYPE_CHECKING:
     from repo.repository import Repository
@@ -103,7 +103,7 @@ def _request(
         relayout=options["relayout"],
         streams=streams if isinstance(streams, int) else 0,
         dry_run=options["dry_run"],
-        made_by=f"repo {version()}",
+        made_by=f"repo {VERSION}",
     )
 
 

@@ -153,7 +153,7 @@ static int skip(Cursor *cursor)
 typedef struct {
     const uint8_t *name, *node, *packed;
     size_t name_length, node_length, packed_length;
-    uint64_t kind, mode, uid, gid, inode, size, volume, directories_below;
+    uint64_t kind, mode, uid, gid, inode, size, volume, entries_below, directories_below;
     int64_t mtime_ns, ctime_ns;
     int absent;
 } Entry;
@@ -163,7 +163,7 @@ enum { FILE_KIND = 1, DIRECTORY_KIND = 2, FIELDS_MIN = 10 };
 /* The fields of repo.format.node.Entry by their place in the array. */
 enum {
     NAME, KIND, MODE, UID, GID, MTIME, CTIME, BTIME, INODE, NLINK, SIZE,
-    NODE = 17, VOLUME = 20, ABSENT = 21, DIRECTORIES_BELOW = 22
+    NODE = 17, ENTRIES_BELOW = 18, VOLUME = 20, ABSENT = 21, DIRECTORIES_BELOW = 22
 };
 
 static uint64_t *unsigned_field(Entry *entry, uint64_t field)
@@ -175,6 +175,7 @@ static uint64_t *unsigned_field(Entry *entry, uint64_t field)
     case GID: return &entry->gid;
     case INODE: return &entry->inode;
     case SIZE: return &entry->size;
+    case ENTRIES_BELOW: return &entry->entries_below;
     case VOLUME: return &entry->volume;
     case DIRECTORIES_BELOW: return &entry->directories_below;
     default: return NULL;
@@ -387,9 +388,10 @@ static void look_at(int root_fd, const Rules *rules, Look *look)
 
 static PyObject *child_tuple(const Entry *child)
 {
-    return Py_BuildValue("(y#y#y#K)", child->name, (Py_ssize_t)child->name_length, child->packed,
+    return Py_BuildValue("(y#y#y#KK)", child->name, (Py_ssize_t)child->name_length, child->packed,
                          (Py_ssize_t)child->packed_length, child->node,
                          (Py_ssize_t)child->node_length,
+                         (unsigned long long)child->entries_below,
                          (unsigned long long)child->directories_below);
 }
 

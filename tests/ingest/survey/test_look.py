@@ -46,7 +46,7 @@ def entry_of(dirfd: int, name: bytes) -> Entry:
         stat.btime_ns, stat.inode, stat.nlink, stat.size, xattrs=((b"user.x", b"y" * 300),),
     )  # fmt: skip
     if stat.kind == Kind.DIRECTORY:
-        return msgspec.structs.replace(entry, node=NODE, directories_below=7)
+        return msgspec.structs.replace(entry, node=NODE, entries_below=9, directories_below=7)
     return entry
 
 
@@ -105,7 +105,7 @@ def test_what_is_as_it_was(scene: Scene, look: Look) -> None:
     found = look(scene.root_fd, (scene.item(scene.entries),), NO_LIMIT, scene.device, b"")
     (below,) = [e for e in scene.entries if e.kind == Kind.DIRECTORY]
     others = [e for e in scene.entries if e.kind != Kind.DIRECTORY]
-    children = [(b"below", msgspec.msgpack.encode(below), NODE, 7)]
+    children = [(b"below", msgspec.msgpack.encode(below), NODE, 9, 7)]
     assert found == [(True, len(others), 70_003, children)]
 
 
@@ -217,6 +217,7 @@ FIELDS = {
     "node": st.sampled_from([b"", NODE, NODE[1:]]),
     "volume": NUMBERS,
     "absent": st.sampled_from(["", "n" * 31, "n" * 32, "\xe4" * 200]),
+    "entries_below": NUMBERS,
     "directories_below": NUMBERS,
 }
 

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ingest import running
@@ -21,6 +22,7 @@ from ingest.survey import survey as surveys
 from ingest.survey.survey import Survey
 from repo.errors import Damaged, Interrupted, RepositoryFailed
 from repo.format.manifest import Problem
+from repo.repository import Repository
 from repo.tree import Tree
 from tests.ingest import again
 from tests.ingest.test_incremental import runs, source
@@ -250,6 +252,21 @@ def test_a_damaged_node_of_the_base_is_told_and_read_anew(
     assert any("damaged" in text for text in runs.notices)
     monkeypatch.undo()
     assert 0 < summary.files - summary.files_reused < 10
+    assert readback.differences(runs.repository, runs.newest, runs.source) == []
+
+
+@pytest.mark.parametrize("total", ["entries_below", "directories_below"])
+def test_a_tree_whose_totals_do_not_add_up_is_not_taken_over(
+    runs: again.Runs, monkeypatch: pytest.MonkeyPatch, total: str
+) -> None:
+    """Its point would say the same wrong figures."""
+    point = runs.newest
+    root = msgspec.structs.replace(point.root, **{total: getattr(point.root, total) + 1})
+    wrong = msgspec.structs.replace(point, root=root)
+    monkeypatch.setattr(Repository, "points", lambda *_, **__: [wrong])
+    runs.run()
+    monkeypatch.undo()
+    assert runs.newest.root != root
     assert readback.differences(runs.repository, runs.newest, runs.source) == []
 
 
