@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from ingest.base import Foundation
 from ingest.opened import OpenedSource
+from ingest.options import Options
 from ingest.progress import ProgressState, state_of
 from ingest.rehearsal import Rehearsal
 from ingest.request import IngestRequest
@@ -126,7 +127,7 @@ class Conductor:
     def _run_job(self, upcoming: Upcoming) -> None:
         # Here, not above: trio alone takes longer to import than many a survey.
         from ingest import running
-        from ingest.job import Distrusted, Job, Options
+        from ingest.job import Distrusted, Job
 
         request = self._request
         while True:

@@ -12,42 +12,39 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import trio
 
 from ingest import channel
 from ingest.assembly import PendingDirectory, SourceAssembly, entries_of, names_of
-from ingest.changes.changesource import Range
-from ingest.channel import Answer, Assign, Flush, Halt, SlotFree, Start
+from ingest.channel import Answer, Halt, SlotFree, Start
 from ingest.checkpoints import Checkpoints
 from ingest.claims import Claims
 from ingest.committer import Committer
 from ingest.descent import Descent
+from ingest.dispatcher import Dispatcher
+from ingest.further import NOTHING_FURTHER, Further
 from ingest.jobsource import JobSource
-from ingest.largefile import LargeFile, kept_parts
+from ingest.largefiles import LargeFiles
+from ingest.options import Options
 from ingest.planner import TRIES_MAX, Planner, Work
-from ingest.pool import THREAD, Handle, Pool
+from ingest.pool import Handle, Pool
 from ingest.progress import ProgressState, StreamState, state_of
 from ingest.rehearsal import Rehearsal
 from ingest.stream import TICKETS_HELD
-from ingest.task import ListTask, PartTask, Path, RangeTask, Task
+from ingest.task import ListTask, PartTask, Path, RangeTask
 from ingest.worker import pack_names, serve
-from repo.errors import Damaged, Interrupted, JobFailed, RepoError
+from repo.errors import Interrupted, JobFailed, RepoError
 from repo.format.manifest import Point, Problem
 from repo.format.node import Entry
 from repo.keys import Keys
 from repo.repository import Repository
 from repo.sealer import SealedFrame, Ticket, frame_bytes_max
 from repo.types import MIB, ChunkId
-from repo.writer import COMMIT_SECONDS, Writer
-
-RANGE_BYTES: Final = 64 * MIB
-RANGES_MAX: Final = 4096
-"""A file is cut into at most so many ranges; those of a huge one are longer."""
+from repo.writer import Writer
 
 BACKLOG_BYTES_MAX: Final = 32 * MIB
 """Nodes waiting for the committer; beyond, workers' messages wait."""
@@ -55,26 +52,7 @@ BACKLOG_BYTES_MAX: Final = 32 * MIB
 RETRIES_HELD_MAX: Final = 1000
 """Directories held open for the last try at the end; beyond, the last try comes at once."""
 
-THREAD_TASKS: Final = 12
-"""Tasks that may wait before a worker process is started for them."""
-
-ALONE_SECONDS: Final = 0.4
-"""So long a job of exact changes does without worker processes, however many tasks there are: most
-such jobs are over by then, and to start a process costs half as much."""
-
 TICKETS_FETCHED: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a job is done. `levels`: zstd levels to choose from, () for none."""
-
-    streams: int
-    levels: tuple[int, ...] = (1, 3)
-    range_bytes: int = RANGE_BYTES
-    checkpoint_seconds: float = COMMIT_SECONDS
-    started: float | None = None
-    """On the monotonic clock, in seconds, when it did not begin with the job itself."""
 
 
 class Distrusted(Exception):
@@ -84,33 +62,6 @@ class Distrusted(Exception):
         super().__init__(source, path)
         self.source = source
         self.path = path
-
-
-class Further(Protocol):
-    """Sources that are not taken yet."""
-
-    def take(self) -> bool:
-        """Take the next one, or several; False when there is none. In a thread: it may wait."""
-
-    def taken(self) -> list[JobSource]:
-        """What was taken since the last call, ready to be read."""
-
-    def survey(self, on_tick: Callable[[], None]) -> None:
-        """Look over what was taken. In a thread: it may take long; `on_tick` may end it."""
-
-
-class _NothingFurther:
-    def take(self) -> bool:
-        return False
-
-    def taken(self) -> list[JobSource]:
-        return []
-
-    def survey(self, on_tick: Callable[[], None]) -> None:
-        pass
-
-
-_NOTHING_FURTHER: Final = _NothingFurther()
 
 
 class Job:
@@ -126,7 +77,7 @@ class Job:
         on_progress: Callable[[ProgressState], None],
         on_notice: Callable[[str], None],
         bytes_expected: int = 0,
-        further: Further = _NOTHING_FURTHER,
+        further: Further = NOTHING_FURTHER,
     ) -> None:
         """`further` takes more sources when workers would have nothing to do."""
         self._repository = repository
@@ -143,6 +94,15 @@ class Job:
         self._bytes_expected = bytes_expected
         self._planner = Planner()
         self._claims = Claims(self._known)
+        self._large_files = LargeFiles(
+            repository,
+            self._planner,
+            self._sources,
+            options.range_bytes,
+            retry=self._retry,
+            dispatch=self._dispatch,
+            on_notice=on_notice,
+        )
         self._retries: list[Work] = []
         self._spare_tickets: deque[Ticket] = deque()
         self._finished = trio.Event()
@@ -152,7 +112,6 @@ class Job:
         self._last_tries = False
         started = options.started
         self._started = time.monotonic() if started is None else started
-        self.streams_used = 0
 
     # -- from outside -------------------------------------------------------------------------
 
@@ -177,6 +136,13 @@ class Job:
                     seconds=self._options.checkpoint_seconds,
                 )
                 self._pool = self._new_pool(nursery)
+                self._dispatcher = Dispatcher(
+                    self._planner,
+                    self._pool,
+                    self._sources,
+                    self._options.streams,
+                    started=self._started,
+                )
                 for number, source in enumerate(self._sources):
                     self._begin(number, source)
                 nursery.start_soon(self._report)
@@ -250,6 +216,11 @@ class Job:
             roots=tuple(source.root_fd for source in self._sources),
             subjects=tuple(source.subject for source in self._sources),
         )
+
+    @property
+    def streams_used(self) -> int:
+        """The most workers that there were at one time, 1 at least."""
+        return self._dispatcher.streams_used
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -363,7 +334,7 @@ class Job:
                 handle.ready = True
                 if self._interrupts:
                     handle.send(Halt())
-                self._retire_thread()
+                self._dispatcher.retire_thread()
                 self._dispatch()
             case channel.Halted():
                 handle.halted = True
@@ -457,7 +428,7 @@ class Job:
             self._distrust(assembly, directory.path, result.wrong)
             return
         for large in result.large:
-            self._enqueue_ranges(directory, large, last_try=last_try)
+            self._large_files.found(directory, large, last_try=last_try)
         for names in result.failed:
             directory.waiting += 1
             retry = PartTask(
@@ -526,98 +497,12 @@ class Job:
         last_try = isinstance(work.task, PartTask) and work.task.last_try
         self._take_entries(handle, work, saved, paged=True, joined=last_try)
 
-    # -- large files --------------------------------------------------------------------------
-
-    def _enqueue_ranges(
-        self, directory: PendingDirectory, found: channel.Large, *, last_try: bool
-    ) -> None:
-        directory.waiting += 1
-        large = LargeFile(found, directory.source.put_meta, last_try=last_try)
-        directory.large.add(large)
-        size = large.entry.size
-        step = max(self._options.range_bytes, math.ceil(size / RANGES_MAX / MIB) * MIB)
-        for first, last in self._to_read(directory, large, found):
-            for start in range(first, last, step):
-                task = RangeTask(
-                    self._planner.next_id(),
-                    directory.source.number,
-                    directory.path,
-                    large.entry.name,
-                    start,
-                    min(last, start + step),
-                    large.version,
-                )
-                large.outstanding += 1
-                self._planner.add(Work(task, directory, large))
-        if not large.outstanding:
-            self._large_arrived(directory, large)
-
-    def _to_read(
-        self, directory: PendingDirectory, large: LargeFile, found: channel.Large
-    ) -> list[Range]:
-        """The ranges of a large file that no base holds; what one holds is kept."""
-        base, entry = found.base, large.entry
-        whole = [Range(0, entry.size)]
-        if base is None:
-            return whole
-        plan = self._sources[directory.source.number].foundation.plan
-        changed: list[Range] | None = None
-        if found.begun:
-            changed = []
-        elif plan is not None:
-            changed = plan.ranges(base.inode, entry.inode, entry.size)
-        if changed is None:
-            return whole
-        try:
-            kept, to_read = kept_parts(self._repository.tree, base, changed, entry.size)
-        except Damaged as damage:
-            self._on_notice(f"{entry.name!r} is read as a whole: {damage}")
-            return whole
-        for part in kept:
-            large.keep(part)
-        return to_read
-
     def _range_saved(self, handle: Handle, work: Work, saved: channel.RangeSaved) -> None:
-        def settled(good: bool) -> None:
-            if not good:
-                self._planner.again(work)
-                self._dispatch()
-                return
-            self._range_arrived(work, saved)
-
-        self._when_settled(handle, saved.claims, settled)
-
-    def _range_arrived(self, work: Work, saved: channel.RangeSaved) -> None:
-        large, task = work.large, work.task
-        if large is None or not isinstance(task, RangeTask):
-            raise AssertionError("a range without its file")
-        large.add(task.start, task.stop, saved)
-        work.directory.source.bytes_read += saved.bytes_read
-        large.outstanding -= 1
-        if not large.outstanding:
-            self._large_arrived(work.directory, large)
-            self._dispatch()  # what settled this may be a frame, which dispatches nothing
-
-    def _large_arrived(self, directory: PendingDirectory, large: LargeFile) -> None:
-        assembly, name = directory.source, large.entry.name
-        directory.large.discard(large)
-        path = b"/".join((*directory.path, name))
-        if (large.changed or large.errno) and not large.last_try:
-            names = pack_names([(name, True, 0)])
-            directory.waiting += 1
-            retry = PartTask(
-                self._planner.next_id(), assembly.number, directory.path, names, last_try=True
-            )
-            self._retry(Work(retry, directory))
-        else:
-            if large.changed or large.errno:
-                assembly.problem(Problem(path, "read", max(0, large.errno), large.changed))
-            if not large.errno:
-                entry = large.finish()
-                assembly.files += 1
-                assembly.bytes_source += entry.size
-                directory.add(entry)
-        assembly.arrived(directory)
+        self._when_settled(
+            handle,
+            saved.claims,
+            lambda good: self._large_files.range_saved(work, saved, good=good),
+        )
 
     def _audited(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
         assembly, top = work.directory.source, work.directory
@@ -650,26 +535,12 @@ class Job:
         """Hand out tasks; start workers when the queue demands; see whether the job is over."""
         if self._finished.is_set():
             return
-        everybody = self._pool.workers.values()
-        workers = [h for h in everybody if h.ready and not h.retired]
-        if not len(self._planner) and not any(h.held for h in everybody):
+        if self._dispatcher.nothing_left:
             self._add_held_back()
-        for handle in workers:
-            if any(work.suspect for work in handle.held.values()):
-                continue  # it must be alone with it, to know what it dies of
-            taken = self._planner.take(
-                workers=len(workers),
-                on_ranges=partial(_others_on_ranges, workers, handle),
-                holds=len(handle.held),
-            )
-            if taken:
-                self._assign(handle, taken)
-        for handle in self._pool.workers.values():
-            if handle.ready and not handle.held:
-                self._idle(handle)
-        if not len(self._planner) and any(not handle.held for handle in workers):
+        self._dispatcher.hand_out()
+        if self._dispatcher.somebody_idle:
             self._take_further()
-        self._start_workers()
+        self._dispatcher.start_workers()
         self._check_end()
 
     def _take_further(self) -> None:
@@ -708,54 +579,6 @@ class Job:
             for work in self._retries:
                 self._planner.add(work)
             self._retries.clear()
-
-    def _assign(self, handle: Handle, taken: list[Work]) -> None:
-        tasks: list[Task] = []
-        for work in taken:
-            handle.held[work.task.id] = work
-            source = self._sources[work.task.source]
-            tasks.append(source.descent.prepared(work))
-        handle.path = taken[-1].task.path
-        handle.flushed = False
-        handle.send(Assign(tasks))
-
-    def _idle(self, handle: Handle) -> None:
-        """A worker has nothing to do: what it has in hand must not wait for more."""
-        if not handle.flushed:
-            handle.flushed = True
-            handle.send(Flush())
-
-    def _start_workers(self) -> None:
-        processes = len(self._pool.workers) - (THREAD in self._pool.workers)
-        starting = sum(not handle.ready for handle in self._pool.workers.values())
-        while processes < self._options.streams and self._pool.has_room:
-            small = len(self._planner) - self._planner.ranges
-            demanded = small > THREAD_TASKS * processes or self._planner.ranges > starting
-            if not demanded or (not processes and self._thread_suffices()):
-                break
-            self._pool.start_process()
-            processes += 1
-            starting += 1
-        self.streams_used = max(self.streams_used, processes, 1)
-
-    def _thread_suffices(self) -> bool:
-        thread = self._pool.workers.get(THREAD)
-        few = len(self._planner) <= THREAD_TASKS or self._is_soon_over()
-        return few and self._planner.ranges <= 1 and thread is not None and not thread.retired
-
-    def _is_soon_over(self) -> bool:
-        young = time.monotonic() - self._started < ALONE_SECONDS
-        return young and all(source.foundation.exact for source in self._sources)
-
-    def _retire_thread(self) -> None:
-        """The first process is there: the thread would only take the interpreter from the loop.
-
-        It stays retired when all processes die: a task that kills workers must not come to it.
-        """
-        thread = self._pool.workers.get(THREAD)
-        if thread is not None:
-            others = (h.ready for h in self._pool.workers.values() if h.number != THREAD)
-            thread.retired = thread.retired or any(others)
 
     def _check_end(self) -> None:
         if self._interrupts:
@@ -810,20 +633,12 @@ class Job:
             work.last_try = True
             self._not_listed(work, channel.Listed(task.id, 0, channel.Counts(), error=problem))
         elif isinstance(task, RangeTask):
-            self._range_arrived(
+            self._large_files.range_arrived(
                 work, channel.RangeSaved(task.id, 0, b"", 0, 0, problem.detail, errno=-1)
             )
         else:
             directory.source.problem(problem)
             directory.source.arrived(directory)
-
-
-def _others_on_ranges(workers: Sequence[Handle], this: Handle) -> int:
-    return sum(
-        any(isinstance(work.task, RangeTask) for work in handle.held.values())
-        for handle in workers
-        if handle is not this
-    )
 
 
 def _interrupted() -> Interrupted:

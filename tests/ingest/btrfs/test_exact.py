@@ -230,7 +230,7 @@ def test_a_short_job_of_exact_changes_starts_no_process(
     seconds: float,
     streams: int,
 ) -> None:
-    monkeypatch.setattr("ingest.job.ALONE_SECONDS", seconds)
+    monkeypatch.setattr("ingest.dispatcher.ALONE_SECONDS", seconds)
     for number in range(100):
         (volume.live / f"{number}").mkdir()
         (volume.live / f"{number}" / "file").write_bytes(b"one")
