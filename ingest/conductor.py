@@ -127,7 +127,8 @@ class Conductor:
     def _run_job(self, upcoming: Upcoming) -> None:
         # Here, not above: trio alone takes longer to import than many a survey.
         from ingest import running
-        from ingest.job import Distrusted, Job
+        from ingest.job import Job
+        from ingest.results import Distrusted
 
         request = self._request
         while True:

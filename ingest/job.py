@@ -15,11 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import trio
 
 from ingest import channel
-from ingest.assembly import PendingDirectory, SourceAssembly, entries_of, names_of
 from ingest.channel import Answer, Halt, SlotFree, Start
 from ingest.checkpoints import Checkpoints
 from ingest.claims import Claims
@@ -34,9 +32,11 @@ from ingest.planner import TRIES_MAX, Planner, Work
 from ingest.pool import Handle, Pool
 from ingest.progress import ProgressState, StreamState, state_of
 from ingest.rehearsal import Rehearsal
+from ingest.results import Results
+from ingest.retries import Retries
 from ingest.stream import TICKETS_HELD
-from ingest.task import ListTask, PartTask, Path, RangeTask
-from ingest.worker import pack_names, serve
+from ingest.task import ListTask, RangeTask
+from ingest.worker import serve
 from repo.errors import Interrupted, JobFailed, RepoError
 from repo.format.manifest import Point, Problem
 from repo.format.node import Entry
@@ -49,19 +49,7 @@ from repo.writer import Writer
 BACKLOG_BYTES_MAX: Final = 32 * MIB
 """Nodes waiting for the committer; beyond, workers' messages wait."""
 
-RETRIES_HELD_MAX: Final = 1000
-"""Directories held open for the last try at the end; beyond, the last try comes at once."""
-
 TICKETS_FETCHED: Final = 16
-
-
-class Distrusted(Exception):
-    """What a base calls unchanged is not: the number of the source, and the path of a file."""
-
-    def __init__(self, source: int, path: bytes) -> None:
-        super().__init__(source, path)
-        self.source = source
-        self.path = path
 
 
 class Job:
@@ -94,22 +82,30 @@ class Job:
         self._bytes_expected = bytes_expected
         self._planner = Planner()
         self._claims = Claims(self._known)
+        self._retries = Retries(self._planner)
         self._large_files = LargeFiles(
             repository,
             self._planner,
             self._sources,
             options.range_bytes,
-            retry=self._retry,
-            dispatch=self._dispatch,
+            retry=self._retries.add,
+            dispatch=self.dispatch,
             on_notice=on_notice,
         )
-        self._retries: list[Work] = []
+        self._results = Results(
+            self,
+            self._planner,
+            self._sources,
+            self._claims,
+            self._large_files,
+            self._retries,
+            on_notice,
+        )
         self._spare_tickets: deque[Ticket] = deque()
         self._finished = trio.Event()
         self._failure: BaseException | None = None
         self._interrupts = 0
         self._dead_workers = 0
-        self._last_tries = False
         started = options.started
         self._started = time.monotonic() if started is None else started
 
@@ -176,14 +172,14 @@ class Job:
         """Stop: the first time when what is claimed is stored, the second time at once."""
         self._interrupts += 1
         if self._interrupts > 1:
-            self._fail(_interrupted())
+            self.fail(_interrupted())
             return
         self._planner.stop()
-        self._retries.clear()
+        self._retries.stop()
         for handle in self._pool.workers.values():
             if handle.ready:
                 handle.send(Halt())
-        self._check_end()
+        self.check_end()
         self._pool.flush()
 
     def _new_pool(self, nursery: trio.Nursery) -> Pool:
@@ -224,7 +220,8 @@ class Job:
 
     # -- ends ---------------------------------------------------------------------------------
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the job now, with this error unless there was one before."""
         if self._failure is None:
             self._failure = error
         self._scope.cancel()
@@ -328,17 +325,17 @@ class Job:
                 self._append(handle, message)
             case channel.Listed() | channel.Saved() | channel.RangeSaved():
                 self._result(handle, message)
-                self._dispatch()
+                self.dispatch()
                 await self._committer.room(BACKLOG_BYTES_MAX)
             case channel.Ready():
                 handle.ready = True
                 if self._interrupts:
                     handle.send(Halt())
                 self._dispatcher.retire_thread()
-                self._dispatch()
+                self.dispatch()
             case channel.Halted():
                 handle.halted = True
-                self._check_end()
+                self.check_end()
             case channel.Broken(error):
                 self._on_notice(f"a worker failed: {error}")
 
@@ -346,192 +343,15 @@ class Job:
         work = handle.held.pop(message.task)
         match message:
             case channel.Listed():
-                self._listed(handle, work, message)
+                self._results.listed(handle, work, message)
             case channel.Saved():
-                self._part_saved(handle, work, message)
+                self._results.part_saved(handle, work, message)
             case channel.RangeSaved():
-                self._range_saved(handle, work, message)
-
-    def _listed(self, handle: Handle, work: Work, listed: channel.Listed) -> None:
-        directory, assembly = work.directory, work.directory.source
-        descent = self._sources[assembly.number].descent
-        if listed.error is not None or listed.entry is None or listed.entry.absent:
-            self._not_listed(work, listed)
-            return
-        if listed.put_off:
-            if not descent.put_off(work, listed):
-                work.task = msgspec.structs.replace(work.task, probe_ns=0)
-                self._planner.add(work)
-            return
-        directory.entry, directory.same = listed.entry, listed.same
-        if listed.entry.xattrs:
-            assembly.has_xattrs = True
-        directory.device, directory.volume = listed.device, listed.volume
-        if listed.volume:
-            assembly.volumes.add(listed.volume)
-        if directory.above is not None:
-            directory.above.below.add(directory)
-        for below in descent.children(directory, listed.directories):
-            self._planner.add(below)
-        for part in listed.parts:
-            self._enqueue_names(directory, part.names, last_try=False, part=part)
-        self._take_entries(handle, work, listed, paged=bool(listed.parts), joined=False)
-
-    def _not_listed(self, work: Work, listed: channel.Listed) -> None:
-        directory, assembly = work.directory, work.directory.source
-        for notice in listed.notices:
-            self._on_notice(notice)
-        if listed.error is not None and not (work.last_try or self._last_tries):
-            work.last_try = True
-            self._retry(work)
-            return
-        if listed.error is not None:
-            assembly.problem(listed.error)
-        if directory.above is None:
-            self._sources[assembly.number].failure = listed.error or Problem(
-                b"", "list", 0, listed.entry.absent if listed.entry else "it is gone"
-            )
-            self._check_end()
-            return
-        assembly.left_out(directory, listed.entry)
-        self._check_end()
-
-    def _enqueue_names(
-        self,
-        directory: PendingDirectory,
-        names: bytes,
-        *,
-        last_try: bool,
-        part: channel.Part | None = None,
-    ) -> None:
-        directory.waiting += 1
-        task = PartTask(
-            self._planner.next_id(),
-            directory.source.number,
-            directory.path,
-            names,
-            last_try,
-            part.first_name if part is not None else b"",
-            part.last_name if part is not None else b"",
-        )
-        self._planner.add(Work(task, directory))
-
-    def _take_entries(
-        self, handle: Handle, work: Work, result: Any, *, paged: bool, joined: bool
-    ) -> None:
-        """Take the entries of a directory or part as soon as all their chunks are there."""
-        directory, assembly = work.directory, work.directory.source
-        last_try = isinstance(work.task, PartTask) and work.task.last_try
-        assembly.owners.update(result.owners)
-        assembly.has_xattrs = assembly.has_xattrs or result.counts.xattrs
-        if result.wrong:
-            self._distrust(assembly, directory.path, result.wrong)
-            return
-        for large in result.large:
-            self._large_files.found(directory, large, last_try=last_try)
-        for names in result.failed:
-            directory.waiting += 1
-            retry = PartTask(
-                self._planner.next_id(), assembly.number, directory.path, names, last_try=True
-            )
-            self._retry(Work(retry, directory))
-
-        def settled(good: bool) -> None:
-            again: set[bytes] = set()
-            if result.unchanged:
-                good = True  # it relies on nothing that was read now
-                self._keep_run(work, result)
-            elif not good:
-                again = self._again(directory, result.runs, last_try=last_try)
-            elif joined:
-                for entry in entries_of(result.runs):
-                    directory.add(entry)
-            else:
-                directory.add_runs(result.runs, paged=paged)
-            if good:
-                assembly.files += result.counts.files
-                assembly.bytes_source += result.counts.bytes_source
-                assembly.bytes_read += result.counts.bytes_read
-                assembly.files_reused += result.counts.reused
-                assembly.files_audited += result.counts.audited
-            for problem in result.problems:
-                if problem.path.rpartition(b"/")[2] not in again:
-                    assembly.problem(problem)
-            assembly.arrived(directory)
-            self._check_end()
-
-        self._when_settled(handle, result.claims, settled)
-
-    def _keep_run(self, work: Work, result: Any) -> None:
-        """Take over the run of the base that a task compared with first."""
-        directory, task, counts = work.directory, work.task, result.counts
-        first = [*([directory.own] if directory.own is not None else []), *directory.others][0]
-        listed = first.node.listed
-        page = None
-        if isinstance(task, PartTask) and listed.pages:
-            page = first.page_of(task.first_name)
-        run = page or channel.Run(b"", counts.files, listed.entries, counts.bytes_source)
-        directory.take_run(run, kept=first is directory.own)
-
-    def _again(
-        self, directory: PendingDirectory, runs: Sequence[channel.Run], *, last_try: bool
-    ) -> set[bytes]:
-        """Entries whose chunks were lost with a worker are saved once more; their names."""
-        again: set[bytes] = set()
-        for run in runs:
-            names = names_of(run)
-            again.update(named[0] for named in names)
-            self._enqueue_names(directory, pack_names(names), last_try=last_try)
-        self._dispatch()
-        return again
-
-    def _when_settled(self, handle: Handle, claims: int, call: Callable[[bool], None]) -> None:
-        if claims:
-            self._claims.expect(handle.number, claims)
-        self._claims.wait(handle.number, claims, call)
-
-    def _part_saved(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
-        if isinstance(work.task, PartTask) and work.task.audit:
-            self._audited(handle, work, saved)
-            return
-        last_try = isinstance(work.task, PartTask) and work.task.last_try
-        self._take_entries(handle, work, saved, paged=True, joined=last_try)
-
-    def _range_saved(self, handle: Handle, work: Work, saved: channel.RangeSaved) -> None:
-        self._when_settled(
-            handle,
-            saved.claims,
-            lambda good: self._large_files.range_saved(work, saved, good=good),
-        )
-
-    def _audited(self, handle: Handle, work: Work, saved: channel.Saved) -> None:
-        assembly, top = work.directory.source, work.directory
-        self._when_settled(handle, saved.claims, lambda _good: None)
-        if saved.wrong:
-            self._distrust(assembly, work.task.path, saved.wrong)
-            return
-        assembly.files_audited += saved.counts.audited
-        assembly.arrived(top)
-        self._check_end()
-
-    def _distrust(self, assembly: SourceAssembly, path: Path, names: Sequence[bytes]) -> None:
-        """An audit found that a file changed without a sign of it: the job is begun anew."""
-        self._fail(Distrusted(assembly.number, b"/".join((*path, names[0]))))
-
-    # -- retries ------------------------------------------------------------------------------
-
-    def _retry(self, work: Work) -> None:
-        """Keep a failed task for the last try at the end; its directory waits as long."""
-        if self._interrupts:
-            return
-        if self._last_tries or len(self._retries) >= RETRIES_HELD_MAX:
-            self._planner.add(work)
-        else:
-            self._retries.append(work)
+                self._results.range_saved(handle, work, message)
 
     # -- dispatching --------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
         """Hand out tasks; start workers when the queue demands; see whether the job is over."""
         if self._finished.is_set():
             return
@@ -541,7 +361,7 @@ class Job:
         if self._dispatcher.somebody_idle:
             self._take_further()
         self._dispatcher.start_workers()
-        self._check_end()
+        self.check_end()
 
     def _take_further(self) -> None:
         """A worker has nothing to do: have the next source taken for it."""
@@ -555,7 +375,7 @@ class Job:
             found = further.taken()
             await trio.to_thread.run_sync(further.survey, trio.from_thread.check_cancelled)
         except RepoError as error:
-            self._fail(error)
+            self.fail(error)
             return
         # No await from here: a task of a source must not come before the source itself.
         self._taking = False
@@ -566,7 +386,7 @@ class Job:
                 for handle in self._pool.workers.values():
                     handle.send_with(channel.Further(source.subject), source.root_fd)
                 self._begin(len(self._sources) - 1, source)
-        self._dispatch()
+        self.dispatch()
         self._pool.flush()
 
     def _add_held_back(self) -> None:
@@ -574,13 +394,11 @@ class Job:
         for source in self._sources:
             for work in source.descent.found():
                 self._planner.add(work)
-        if not len(self._planner) and self._retries:
-            self._last_tries = True
-            for work in self._retries:
-                self._planner.add(work)
-            self._retries.clear()
+        if not len(self._planner):
+            self._retries.begin_last()
 
-    def _check_end(self) -> None:
+    def check_end(self) -> None:
+        """End the job when every source is done, or when it is interrupted and all have stopped."""
         if self._interrupts:
             over = all(h.halted or not h.ready for h in self._pool.workers.values())
         else:
@@ -605,7 +423,7 @@ class Job:
             self._lost(work, alone=alone)
         self._claims.lost(handle.number)
         if self._dead_workers > TRIES_MAX * (self._options.streams + 1):
-            self._fail(
+            self.fail(
                 JobFailed(
                     f"{self._dead_workers} workers died",
                     where="ingest",
@@ -613,11 +431,11 @@ class Job:
                 )
             )
             return
-        self._dispatch()
+        self.dispatch()
 
     def _slots_free(self, slots: Sequence[int]) -> None:
         self._pool.free(slots)
-        self._dispatch()
+        self.dispatch()
         self._pool.flush()
 
     def _lost(self, work: Work, *, alone: bool) -> None:
@@ -631,7 +449,9 @@ class Job:
         problem = Problem(path, "read", 0, f"{TRIES_MAX} workers died over it")
         if isinstance(task, ListTask):
             work.last_try = True
-            self._not_listed(work, channel.Listed(task.id, 0, channel.Counts(), error=problem))
+            self._results.not_listed(
+                work, channel.Listed(task.id, 0, channel.Counts(), error=problem)
+            )
         elif isinstance(task, RangeTask):
             self._large_files.range_arrived(
                 work, channel.RangeSaved(task.id, 0, b"", 0, 0, problem.detail, errno=-1)

@@ -17,6 +17,7 @@ import pytest
 from ingest import running
 from ingest.conductor import Conductor
 from ingest.job import Job
+from ingest.results import Results
 from ingest.survey import look as dispatch
 from ingest.survey import survey as surveys
 from ingest.survey.survey import Survey
@@ -35,13 +36,13 @@ __all__ = ["runs", "source"]
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The directories that a job had listed, in the order of their results."""
     paths: list[bytes] = []
-    real = Job._listed
+    real = Results.listed
 
-    def noted(job: Job, handle: Any, work: Any, result: Any) -> None:
+    def noted(results: Results, handle: Any, work: Any, result: Any) -> None:
         paths.append(b"/".join(work.directory.path))
-        real(job, handle, work, result)
+        real(results, handle, work, result)
 
-    monkeypatch.setattr(Job, "_listed", noted)
+    monkeypatch.setattr(Results, "listed", noted)
     return paths
 
 
