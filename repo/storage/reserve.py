@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from repo.storage.durable import FILE_MODE, fsync_directory, repository_io
+from repo.storage.durable import FILE_MODE, repository_io
 from repo.types import MIB
 
 LEAST_BYTES: Final = 2 * MIB
@@ -23,6 +23,7 @@ SHARE_OF_FREE: Final = 4
 
 _KEPT_BYTES_MAX: Final = 16 * MIB
 _KEPT_SHARE: Final = 50
+_EXT: Final = 0xEF53
 _KEEP_SIZE: Final = 1
 _BLOCK_BYTES: Final = 512
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +35,7 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
     with repository_io("cannot ask for free space", path):
         status = os.statvfs(path)
     free = status.f_bavail * status.f_frsize
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and _is_ext(path):
         # What only root may write, but for what ext4 counts as free and gives to nobody.
         kept = min(_KEPT_BYTES_MAX, status.f_blocks * status.f_frsize // _KEPT_SHARE)
         free = max(free, status.f_bfree * status.f_frsize - kept)
@@ -49,6 +50,14 @@ def reserve_bytes(segment_bytes: int, segments: int) -> int:
     and what is alive of one segment, which is written anew before the old one goes: at most 70 %.
     """
     return LEAST_BYTES + min(segments * segment_bytes // SHARE_OF_SEGMENT, segment_bytes * 7 // 10)
+
+
+def _is_ext(path: str | os.PathLike[str]) -> bool:
+    """Whether a file system is ext2, ext3 or ext4; struct statfs begins with its type."""
+    buffer = ctypes.create_string_buffer(512)
+    if _libc.statfs(os.fsencode(path), buffer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value == _EXT
 
 
 class Reserve:
@@ -81,5 +90,9 @@ class Reserve:
         held = self.held_bytes
         with suppress(OSError):
             self._path.unlink()
-            fsync_directory(self._path.parent)  # some file systems give space free only then
+            fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _libc.syncfs(fd)  # some file systems give space free with their next commit only
+            finally:
+                os.close(fd)
         return held

@@ -204,6 +204,8 @@ def test_a_whole_collection_while_an_ingest_stands_still(
     [
         pytest.param("ext4", 64, True, id="ext4, wholly dead"),
         pytest.param("xfs", 320, False, id="xfs, partly dead"),
+        pytest.param("btrfs", 160, True, id="btrfs, wholly dead"),
+        pytest.param("btrfs", 160, False, id="btrfs, partly dead", marks=pytest.mark.deep),
         pytest.param("ext4", 64, False, id="ext4, partly dead", marks=pytest.mark.deep),
         pytest.param("xfs", 320, True, id="xfs, wholly dead", marks=pytest.mark.deep),
     ],
