@@ -97,7 +97,8 @@ class Checkpoints(Generic[Source]):
         """Make durable what has arrived, while more goes on arriving."""
         # No await until the checkpoint has begun: so it covers the nodes of the unfinished points
         # and all that they rely on. Frames delivered so far were posted before this call, too.
-        points = self._unfinished() if self._unfinished_due else []
+        # Of what was read since the last one nothing is put off: the writer's commits come first.
+        points = self._unfinished() if self._bytes_read > self._kept_bytes_read else []
         keys = self._claims.take_delivered()
         checkpoint = await self._committer.call(self._writer.begin_checkpoint)
         await trio.to_thread.run_sync(checkpoint.make_durable, self._keys)

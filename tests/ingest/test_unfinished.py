@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import msgspec
 import pytest
 
 from ingest.base import UNFINISHED_STEP
+from ingest.outcome import Outcome
+from ingest.saver import Saver
 from repo.format.manifest import Point
 from repo.format.node import Entry
 from repo.points import write_point
@@ -258,3 +261,23 @@ def _files(repository: Repository, point: Point) -> Iterator[Entry]:
             yield entry
             if entry.node:
                 pending.append(entry)
+
+
+def test_commits_of_the_index_put_no_checkpoint_off(
+    resuming: again.Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come every 5 s, the commit a little earlier: once, it counted for the checkpoint, which
+    never came, so that a killed first run was read again as a whole.
+    """
+    monkeypatch.setattr("repo.writer.COMMIT_SECONDS", 0.3)
+    real = Saver._file
+    kept: list[int] = []
+
+    def slow(self: Saver, dirfd: int, name: bytes) -> Outcome:
+        time.sleep(0.01)
+        kept.append(len(list((resuming.repository.path / "points").glob("*.unfinished"))))
+        return real(self, dirfd, name)
+
+    monkeypatch.setattr(Saver, "_file", slow)
+    resuming.run(checkpoint_seconds=0.45)
+    assert any(kept), "nothing was kept while it ran"
