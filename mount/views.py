@@ -53,6 +53,7 @@ class RepositoryTree:
         self._memory = memory
         self._slots = Slots()
         self._branches: dict[int, Branch] = {}
+        self._source_names: dict[bytes, bytes] = {}  # of points shown by source, forgotten or not
         self._sources: dict[int, bytes] = {}
         self._folder = _folder_entry(time.time_ns())
         self._listed = float("-inf")
@@ -85,6 +86,8 @@ class RepositoryTree:
             return Found(self._source_number(name), self._folder, changes=True)
         view, names = self._points_in(number)
         point_id = names.get(name)
+        if point_id is not None and view == View.BY_SOURCE:
+            self._source_names[point_id] = self._sources[number]
         return None if point_id is None else self._point(view, point_id)
 
     def children(self, number: int, position: int) -> Iterator[Listed]:
@@ -169,6 +172,8 @@ class RepositoryTree:
             names = sorted(self._catalogue.names.by_source)
             return [(name, partial(self.lookup, number, name)) for name in names]
         view, points = self._points_in(number)
+        if view == View.BY_SOURCE:
+            self._source_names |= dict.fromkeys(points.values(), self._sources[number])
         return [(name, partial(self._point, view, points[name])) for name in sorted(points)]
 
     def _points_in(self, number: int) -> tuple[View, Mapping[bytes, bytes]]:
@@ -193,6 +198,8 @@ class RepositoryTree:
 
     def _source_of(self, base: int) -> bytes:
         point_id = self._slots.point(base)
+        if point_id in self._source_names:
+            return self._source_names[point_id]
         self._scan()
         for source, points in self._catalogue.names.by_source.items():
             if point_id in points.values():

@@ -79,6 +79,29 @@ def test_new_points_appear(folder: Path, repository: Repository, adapter: str) -
         assert len(os.listdir(mount.path / "by-id")) == 4
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_point_that_is_open_can_be_listed_when_it_is_forgotten(
+    folder: Path, repository: Repository, adapter: str
+) -> None:
+    """Also in the folder of its source, which goes with its last point."""
+    ids = [point["point"] for point in repository.run("points", "--json").events()]
+    with mounted(repository, folder / "mnt", "--adapter", adapter, point="all") as mount:
+        (time_name,) = os.listdir(mount.path / "by-source" / "two")
+        views = ("by-id/" + ids[1], "latest/two", f"by-source/two/{time_name}")
+        opened = [os.open(mount.path / view, os.O_RDONLY | os.O_DIRECTORY) for view in views]
+        try:
+            repository.run("forget", ids[1], "--yes")
+            repository.run("gc")
+            end = time.monotonic() + SECONDS_MAX
+            while "two" in os.listdir(mount.path / "by-source"):
+                assert time.monotonic() < end, "it does not go"
+            for fd in opened:
+                assert sorted(os.listdir(fd)) == ["deep", "file"]
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+
 def test_points_that_came_after_a_rebuild_of_the_index_can_be_read(
     folder: Path, repository: Repository
 ) -> None:
