@@ -270,6 +270,8 @@ def test_commits_of_the_index_put_no_checkpoint_off(
     never came, so that a killed first run was read again as a whole.
     """
     monkeypatch.setattr("repo.writer.COMMIT_SECONDS", 0.3)
+    # A worker process would not be slow.
+    monkeypatch.setattr("ingest.dispatcher.THREAD_TASKS", 1_000_000)
     real = Saver._file
     kept: list[int] = []
 
