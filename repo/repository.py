@@ -97,10 +97,10 @@ class Repository:
             header = Header(repository_id=repository_id, created_ns=time.time_ns())
         root = new_root()
         slot = unlock.wrap(root, credential, header.repository_id, label=label, cost=cost)
-        folder = Folder.create(path)
-        folder.write_key(slot.slot_id.hex(), slot.pack())
-        header = derive(root, header.repository_id).sign_header(header)
-        folder.write_header(header.pack())
+        with Folder.making(path) as folder:
+            folder.write_key(slot.slot_id.hex(), slot.pack())
+            header = derive(root, header.repository_id).sign_header(header)
+            folder.write_header(header.pack())
         Reserve(folder.path / layout.RESERVE).keep(
             reserve_bytes(header.segment_bytes(SegmentClass.DATA), 0)
         )

@@ -63,6 +63,25 @@ class Folder:
         return folder
 
     @classmethod
+    @contextmanager
+    def making(cls, path: str | os.PathLike[str]) -> Iterator[Folder]:
+        """`create` for a block that ends with `write_header`: one at a time for each folder.
+
+        A second one waits, and then finds a repository: it would take the key slot of the first
+        for a leftover. Raises as `create` does.
+        """
+        with repository_io("cannot make the repository", path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with repository_io("cannot make the repository", path):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield cls.create(path)
+        finally:
+            os.close(fd)
+
+    @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Folder:
         """The folder of an existing repository. Raises NotARepository when there is no header."""
         folder = cls(path)

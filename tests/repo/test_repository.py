@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from repo.errors import UsageError, WrongKey
 from repo.format.manifest import Point
 from repo.keys import KeyFile
 from repo.repository import Repository
+from repo.storage import durable
 from repo.storage.folder import Folder
 
 
@@ -143,3 +146,34 @@ def test_a_deleted_index_is_built_anew(
         (extent,) = again.tree.extents(entry)
         assert bytes(again.reader.chunk(extent.id)) == b"content"
     assert any("building it anew" in notice for notice in notices)
+
+
+def test_of_two_that_make_a_repository_in_one_folder_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, other_begun = threading.Event(), threading.Event()
+    write_header, make_directory = Folder.write_header, durable.make_directory
+
+    def after_the_other_came(folder: Folder, data: bytes) -> None:
+        begun.set()
+        assert other_begun.wait(timeout=30)
+        time.sleep(0.2)  # so that it could take the slot away, were it let
+        write_header(folder, data)
+
+    def noticed(path: str | Path) -> None:
+        if begun.is_set():
+            other_begun.set()
+        make_directory(path)
+
+    monkeypatch.setattr(Folder, "write_header", after_the_other_came)
+    monkeypatch.setattr("repo.storage.folder.make_directory", noticed)
+    keys = [tmp_path / "key", tmp_path / "other"]
+    for path in keys:
+        keyfile.create(path)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(Repository.create, tmp_path / "repository", KeyFile(keys[0]))
+        assert begun.wait(timeout=30)
+        with pytest.raises(UsageError, match="already"):
+            Repository.create(tmp_path / "repository", KeyFile(keys[1]))
+        made = first.result(timeout=30)
+    assert Repository.open(made.path, KeyFile(keys[0])).header == made.header
