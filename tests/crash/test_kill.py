@@ -14,7 +14,7 @@ from repo.errors import NotARepository
 from tests.crash import scenes
 from tests.support import command, health, readback, tracer
 
-SAMPLE = 16
+SAMPLE = 12
 """Calls of each scene at which it is killed; all of them with --deep."""
 
 counts = pytest.mark.parametrize(

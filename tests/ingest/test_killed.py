@@ -250,7 +250,7 @@ def test_a_worker_killed_before_it_sends_a_message(
 
 
 @pytest.mark.parametrize("after_sends", [0, 1, 2])
-@pytest.mark.parametrize("entry", ["0100", "4500"])
+@pytest.mark.parametrize("entry", ["0100", pytest.param("4500", marks=pytest.mark.deep)])
 def test_a_worker_killed_over_a_directory_of_pages(
     made: command.Repository, tmp_path: Path, entry: str, after_sends: int
 ) -> None:

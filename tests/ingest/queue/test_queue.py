@@ -184,7 +184,7 @@ def test_a_job_that_fails_is_done_one_by_one(queue: QueuedRepository, tmp_path: 
     assert [job["path"] for job in queue.jobs()] == [str(a)]
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(0, marks=pytest.mark.deep, id="every")])
+@pytest.mark.parametrize("count", [6, pytest.param(0, marks=pytest.mark.deep, id="every")])
 def test_kill_a_drain_and_each_entry_has_one_point(
     queue: QueuedRepository, tmp_path: Path, count: int
 ) -> None:
