@@ -102,7 +102,7 @@ class Conductor:
         self._surveys.append(survey)
         survey.run(self.streams, on_tick)
         if survey.wrong is not None:
-            begin_anew(source, survey.wrong, self._on_notice)
+            _begin_anew(source, survey.wrong, self._on_notice)
             return
         job_source.foundation = replace(
             job_source.foundation,
@@ -150,7 +150,7 @@ class Conductor:
             try:
                 running.run(job)
             except Distrusted as found_out:
-                begin_anew(upcoming.sources[found_out.source], found_out.path, self._on_notice)
+                _begin_anew(upcoming.sources[found_out.source], found_out.path, self._on_notice)
                 self.writer.abandon()
                 self._repository.recover()
                 self.writer = self._new_writer()
@@ -163,7 +163,7 @@ def _nothing_new(_data: bytes) -> ChunkId:
     raise AssertionError("an unchanged source has no new node")
 
 
-def begin_anew(source: OpenedSource, path: bytes, on_notice: OnNotice) -> None:
+def _begin_anew(source: OpenedSource, path: bytes, on_notice: OnNotice) -> None:
     """An audit found a file changed that was called unchanged: the source is read as a whole."""
     kind = source.change_source
     on_notice(

@@ -36,7 +36,7 @@ class JobSource:
     """How what is there of it becomes a point; None: it is not kept before it is done."""
 
     def begin(self, number: int, put_meta: PutMeta) -> None:
-        """Begin with the source, the job's so-and-so-manieth. It is done at once when a survey
+        """Begin with the source, which is `number` of the job. It is done at once when a survey
         has found all of it as it was.
         """
         self.assembly = SourceAssembly(number, put_meta)

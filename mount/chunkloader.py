@@ -21,7 +21,7 @@ FRAMES_AHEAD: Final = 8
 """Frames (about 1 MiB each) that are read and opened together."""
 
 SMALL_FILES_STRIDE: Final = 8
-"""Of small files, of which a frame holds dozens, every so manieth is looked up in advance."""
+"""Of small files, of which a frame holds dozens, one of every so many is looked up in advance."""
 
 _SAMPLE: Final = 48
 _DAMAGED_MAX: Final = 1024

@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def killed(made: command.Repository, source: Path, checkpoints: int) -> None:
-    """Ingest in a process that dies behind its so manieth checkpoint."""
+    """Ingest in a process that dies behind the checkpoint of that number."""
     words = [sys.executable, "-m", "tests.ingest.killed_child"]
     words += [str(made.path), str(made.key_file), str(source), str(checkpoints)]
     done = subprocess.run(words, env=made.env, capture_output=True, text=True, check=False)
